@@ -1,0 +1,40 @@
+"""proxfactor: constrained matrix factorization on PyTorch.
+
+minimise over W, H:  loss(X, W H) + g(W) + h(H)
+
+The public names below load what they need on first use, so that ``import proxfactor`` is cheap.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "prox": "Box Entropy Fixed L1 L2Squared NonNegative Normalize Prox Simplex SumToOne Transposed Unconstrained as_prox",
+    "losses": "KL Frobenius Loss as_loss",
+    "comm": "Comm Group",
+    "matrix": "Dense Matrix Observed Sparse Table as_matrix",
+    "optim": "PGM",
+    "problem": "Problem Quadratic Tie",
+    "solvers": "HALS PALM Alternating Solver State",
+    "fit": "Result factorize",
+    "io": "load read save",
+}
+_MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)
+_WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
+__all__ = ["__version__", *sorted(_WHERE)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

@@ -1,0 +1,536 @@
+"""Matrix: stored cells, each with a weight, over a background. Dense, Sparse (zeros are data), Observed (they are not).
+
+A cell that is not stored has the value 0 and the weight ``background``: 1 in Sparse, 0 in Observed. What a missing entry
+means is thus answered once, by whoever makes the matrix; everything above works with any of the three.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .prox import Index
+
+BLOCK = 2**28
+"""Bytes of temporaries that one block of rows may take."""
+
+
+class Matrix(ABC):
+    """X (m, n) as its stored cells: ``entries()``, their ``weight`` (None: all one) in the same layout, and a background."""
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    weight: Tensor | None
+    background: float
+
+    @property
+    @abstractmethod
+    def T(self) -> Matrix:
+        """The transpose; ``X.T.T is X``."""
+
+    @abstractmethod
+    def entries(self) -> Tensor:
+        """The values of the stored cells, in this matrix's own layout."""
+
+    @abstractmethod
+    def predict(self, A: Tensor, B: Tensor) -> Tensor:
+        """a_i·b_j at the stored cells, for A (m, k) and B (n, k), in the layout of ``entries``."""
+
+    @abstractmethod
+    def like(self, values: Tensor) -> Matrix:
+        """The same stored cells with other values and no weights."""
+
+    @abstractmethod
+    def __matmul__(self, B: Tensor) -> Tensor:
+        """Σ_j x_ij b_j over the stored cells, (m, k)."""
+
+    @abstractmethod
+    def take(self, rows: Index) -> Self:
+        """Some rows: a slice or a 1-D tensor of row numbers."""
+
+    @abstractmethod
+    def along(self, v: Tensor, dim: int) -> Tensor:
+        """v holds a number per row (dim 0) or per column (dim 1): each one at its stored cells."""
+
+    def gram(self, B: Tensor, c: Tensor | None = None) -> Tensor:
+        """Σ_j c_ij b_j b_jᵀ over the stored cells: (k, k) where all rows share it, else (m, k, k). c defaults to the weights."""
+        S = self if c is None and self.weight is None else self.like(self.weight if c is None else c)  # type: ignore[arg-type]
+        S = S.like(torch.ones_like(S.entries())) if c is None and self.weight is None else S
+        return _outer_products(S, B)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """The sum of ``values``, one for each stored cell, over each row (m,)."""
+        return (self.like(values) @ torch.ones(self.shape[1], 1, dtype=values.dtype, device=values.device)).squeeze(1)
+
+    def blocks(self, row_bytes: int, size: int = BLOCK) -> Iterator[tuple[slice, Matrix]]:
+        """(rows, those rows as a Matrix), so many at a time that ``row_bytes`` of temporaries for each fit into ``size``."""
+        count = max(1, size // max(1, row_bytes))
+        if count >= self.shape[0]:
+            yield slice(0, self.shape[0]), self
+            return
+        for start in range(0, self.shape[0], count):
+            rows = slice(start, min(start + count, self.shape[0]))
+            yield rows, self.take(rows)
+
+    def __repr__(self) -> str:
+        m, n = self.shape
+        return f"{type(self).__name__}({m} x {n}, {self.entries().numel()} stored, {str(self.dtype).removeprefix('torch.')})"
+
+
+def _outer_products(S: Matrix, B: Tensor) -> Tensor:
+    """Σ_j s_ij b_j b_jᵀ for each row, (m, k, k): one product with X per component, above the diagonal only."""
+    k = B.shape[1]
+    G = torch.empty(S.shape[0], k, k, dtype=B.dtype, device=B.device)
+    for q in range(k):
+        G[:, q, q:] = S @ (B[:, q : q + 1] * B[:, q:])
+        G[:, q:, q] = G[:, q, q:]
+    return G
+
+
+class Dense(Matrix):
+    """Every cell is stored. X is an array (m, n), weight one of the same shape, not negative; weight 0 means no data.
+
+    >>> Dense(torch.eye(2)) @ torch.ones(2, 1)
+    tensor([[1.],
+            [1.]])
+    """
+
+    background = 0.0
+
+    def __init__(self, X: Any, weight: Any = None):
+        values = _floating(X, "X")
+        _check_2d(values)
+        weight = _weights(weight, values)
+        holes = values.isnan()
+        if bool(holes.any()):
+            weight = (~holes).to(values) if weight is None else weight.masked_fill(holes, 0.0)
+        _check_finite(values.masked_fill(holes, 0.0) if weight is not None else values)
+        if weight is not None and bool((weight == 1).all()):
+            weight = None
+        self._set(values if weight is None else values.masked_fill(weight == 0, 0.0), weight)
+
+    def _set(self, values: Tensor, weight: Tensor | None) -> Self:
+        self.values, self.weight = values, weight
+        self.shape, self.dtype, self.device = (values.shape[0], values.shape[1]), values.dtype, values.device
+        return self
+
+    @classmethod
+    def _of(cls, values: Tensor, weight: Tensor | None = None) -> Self:
+        return cls.__new__(cls)._set(values, weight)
+
+    @cached_property
+    def T(self) -> Matrix:  # type: ignore[override]
+        flipped = self._of(self.values.mT, None if self.weight is None else self.weight.mT)
+        flipped.__dict__["T"] = self
+        return flipped
+
+    def entries(self) -> Tensor:
+        return self.values
+
+    def predict(self, A: Tensor, B: Tensor) -> Tensor:
+        return A @ B.mT
+
+    def like(self, values: Tensor) -> Dense:
+        return self._of(values)
+
+    def __matmul__(self, B: Tensor) -> Tensor:
+        return self.values @ B
+
+    def take(self, rows: Index) -> Self:
+        return self._of(self.values[rows], None if self.weight is None else self.weight[rows])
+
+    def along(self, v: Tensor, dim: int) -> Tensor:
+        return (v[:, None] if dim == 0 else v[None, :]).expand(self.shape)
+
+    def sums(self, values: Tensor) -> Tensor:
+        return values.sum(1)
+
+    def gram(self, B: Tensor, c: Tensor | None = None) -> Tensor:
+        if c is None and self.weight is None:
+            return B.mT @ B
+        if c is not None:
+            return super().gram(B, c)
+        changes, whole = self._changes
+        return _outer_products(changes, B) + whole.to(B)[:, None, None] * (B.mT @ B)
+
+    @cached_property
+    def _changes(self) -> tuple[Matrix, Tensor]:
+        """What each row's Gram differs by, the cheaper way: from the full one by its few odd cells, or from nothing."""
+        assert self.weight is not None
+        whole = (self.weight != 1).sum(1) < (self.weight != 0).sum(1)
+        change = self.weight - whole.to(self.weight)[:, None]
+        few = (change != 0).sum() * 4 < change.numel()
+        return (Observed._dense(change, change != 0) if bool(few) else Dense._of(change)), whole
+
+
+class Stored(Matrix):
+    """What Sparse and Observed share: compressed rows, and compressed columns as the stored transpose.
+
+    X is a scipy or torch sparse matrix, or a dense array (its NaN are cells that are not stored). weight has the same
+    stored cells, or is a dense array; its cells that X does not store must then all have one value, the background.
+    """
+
+    crow: Tensor
+    col: Tensor
+    values: Tensor
+
+    def __init__(self, X: Any, weight: Any = None, background: float | None = None):
+        if isinstance(X, Stored):
+            X, weight = X.like(X.values), X.weight if weight is None else weight
+        crow, col, values, shape = (X.crow, X.col, X.values, X.shape) if isinstance(X, Stored) else self._compress(X)
+        holes = values.isnan()
+        _check_finite(values.masked_fill(holes, 0.0))
+        self._set(crow, col, values, shape, None, self._default_background if background is None else _background(background))
+        if weight is not None:
+            self._weigh(weight, background)
+        if bool(holes.any()):
+            w = torch.ones_like(values) if self.weight is None else self.weight
+            self.weight, self.values = w.masked_fill(holes, 0.0), values.masked_fill(holes, 0.0)
+        if self.weight is not None:
+            self.values = self.values.masked_fill(self.weight == 0, 0.0)
+            self.weight = None if bool((self.weight == 1).all()) else self.weight
+
+    _default_background: float = 0.0
+
+    def _set(self, crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int], weight: Tensor | None, background: float) -> Self:
+        self.crow, self.col, self.values, self.weight, self.background = crow, col, values, weight, background
+        self.shape, self.dtype, self.device = (int(shape[0]), int(shape[1])), values.dtype, values.device
+        return self
+
+    def _weigh(self, weight: Any, background: float | None) -> None:
+        if not _is_sparse(weight):
+            w = _weights(weight, self.values, self.shape)
+            rows = self._rows()
+            stored = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
+            stored[rows, self.col] = True
+            rest = w[~stored]
+            if rest.numel():
+                low, high = rest.min().item(), rest.max().item()
+                if low != high or background is not None and low != background:
+                    raise ValueError(
+                        f"the weights of the cells that are not stored run from {low:g} to {high:g}; they must all be one number, "
+                        "the background. Give X as a dense array to weight its zeros one by one"
+                    )
+                self.background = low
+            self.weight = w[rows, self.col]
+            return
+        crow, col, w, shape = self._compress(weight)
+        if shape != self.shape or not torch.equal(crow.long(), self.crow.long()) or not torch.equal(col.long(), self.col.long()):
+            raise ValueError(
+                f"weight ({shape[0]} x {shape[1]}, {w.numel()} stored) and X ({self.shape[0]} x {self.shape[1]}, {self.values.numel()} stored) "
+                "must store the same cells; store an explicit 0 in X where only the weight has a cell"
+            )
+        self.weight = _check_weights(w.to(self.values))
+
+    @classmethod
+    def _compress(cls, X: Any) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        if isinstance(X, Tensor) and X.layout != torch.strided:
+            X = X.coalesce().to_sparse_csr() if X.layout == torch.sparse_coo else X.to_sparse_csr()
+            torch.sparse_csr_tensor(X.crow_indices(), X.col_indices(), X.values(), X.shape, check_invariants=True)
+            crow, col, values, shape = X.crow_indices(), X.col_indices(), _floating(X.values(), "X"), tuple(X.shape)
+        elif _is_sparse(X):
+            X = X.tocsr(copy=True)
+            X.check_format(full_check=True)
+            X.sum_duplicates()
+            values, shape = _floating(X.data, "X"), tuple(X.shape)
+            crow, col = torch.from_numpy(X.indptr), torch.from_numpy(X.indices)
+        else:
+            values = _floating(X, "X")
+            _check_2d(values)
+            made = cls._dense(values, ~values.isnan())
+            return made.crow, made.col, made.values, made.shape
+        if min(shape) == 0:
+            raise ValueError(f"X is {shape[0]} x {shape[1]}: there is nothing to factor")
+        index = torch.int32 if max(values.numel(), *shape) < 2**31 - 1 else torch.int64
+        return crow.to(index), col.to(index), values, (shape[0], shape[1])
+
+    @classmethod
+    def _dense(cls, values: Tensor, stored: Tensor) -> Self:
+        index = torch.int32 if max(values.numel(), *values.shape) < 2**31 - 1 else torch.int64
+        crow = torch.zeros(values.shape[0] + 1, dtype=torch.int64, device=values.device)
+        crow[1:] = stored.sum(1).cumsum(0)
+        col = stored.nonzero()[:, 1]
+        return cls._of(crow.to(index), col.to(index), values[stored], (values.shape[0], values.shape[1]), None, cls._default_background)
+
+    @classmethod
+    def _of(cls, crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int], weight: Tensor | None, background: float) -> Self:
+        return cls.__new__(cls)._set(crow, col, values, shape, weight, background)
+
+    def _rows(self) -> Tensor:
+        lengths = self.crow.diff().long()
+        return torch.repeat_interleave(torch.arange(self.shape[0], device=self.device), lengths)
+
+    @cached_property
+    def T(self) -> Matrix:  # type: ignore[override]
+        pattern, order = self._flipped
+        weight = None if self.weight is None else self.weight[order]
+        flipped = self._of(pattern.crow, pattern.col, self.values[order], pattern.shape, weight, self.background)
+        flipped.__dict__["T"] = self
+        return flipped
+
+    @cached_property
+    def _flipped(self) -> tuple[Stored, Tensor]:
+        """The pattern of the transpose, and where each of its cells stands here."""
+        order = self.col.argsort(stable=True)
+        crow = torch.zeros(self.shape[1] + 1, dtype=torch.int64, device=self.device)
+        crow[1:] = torch.bincount(self.col, minlength=self.shape[1]).cumsum(0)
+        col = self._rows()[order]
+        flat = (self.shape[1], self.shape[0])
+        return self._of(crow.to(self.crow.dtype), col.to(self.col.dtype), self.values, flat, None, self.background), order
+
+    def _csr(self, values: Tensor) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*(beta state|invariant).*")
+            return torch.sparse_csr_tensor(self.crow, self.col, values, self.shape, check_invariants=False)
+
+    def entries(self) -> Tensor:
+        return self.values
+
+    def predict(self, A: Tensor, B: Tensor) -> Tensor:
+        if self.device.type != "cpu" or torch.backends.mkl.is_available():
+            pattern = self._csr(torch.zeros_like(self.values, dtype=A.dtype))
+            return torch.sparse.sampled_addmm(pattern, A.contiguous(), B.mT, beta=0.0).values()
+        rows = self._rows()
+        parts = [(A[r] * B[c]).sum(1) for r, c in zip(rows.split(2**20), self.col.long().split(2**20), strict=True)]
+        return torch.cat(parts) if parts else A.new_zeros(0)
+
+    def like(self, values: Tensor) -> Self:
+        other = self._of(self.crow, self.col, values, self.shape, None, self.background)
+        return other
+
+    def __matmul__(self, B: Tensor) -> Tensor:
+        return self._csr(self.values) @ B
+
+    def take(self, rows: Index) -> Self:
+        if isinstance(rows, slice):
+            rows = torch.arange(*rows.indices(self.shape[0]), device=self.device)
+        starts, lengths = self.crow[:-1].long()[rows], self.crow.diff().long()[rows]
+        crow = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.device)
+        crow[1:] = lengths.cumsum(0)
+        at = torch.repeat_interleave(starts - crow[:-1], lengths) + torch.arange(int(crow[-1]), device=self.device)
+        weight = None if self.weight is None else self.weight[at]
+        return self._of(crow.to(self.crow.dtype), self.col[at], self.values[at], (len(rows), self.shape[1]), weight, self.background)
+
+    def along(self, v: Tensor, dim: int) -> Tensor:
+        return v[self._rows()] if dim == 0 else v[self.col.long()]
+
+
+class Sparse(Stored):
+    """A matrix that is mostly zeros, and the zeros are data: counts, term frequencies, clicks with a small background.
+
+    >>> import scipy.sparse
+    >>> Sparse(scipy.sparse.eye(3, format="csr"))
+    Sparse(3 x 3, 3 stored, float64)
+    """
+
+    _default_background = 1.0
+
+
+class Observed(Stored):
+    """A table with holes: only the stored cells are data, an explicit 0 among them too. Ratings, for instance.
+
+    >>> Observed(torch.tensor([[1.0, float("nan")], [0.0, 5.0]]))
+    Observed(2 x 2, 3 stored, float32)
+    """
+
+    _default_background = 0.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """A Matrix with the names of its rows and columns (None: they have none), and the form in which factors go back.
+
+    ``form`` is "numpy", "torch" or the module of the caller's data frame library.
+    """
+
+    matrix: Matrix
+    rows: np.ndarray | None = None
+    cols: np.ndarray | None = None
+    form: Any = "numpy"
+
+
+def as_matrix(X: Any, weight: Any = None) -> Matrix:
+    """The Matrix that X is; see ``as_table``.
+
+    >>> as_matrix([[1.0, float("nan")], [2.0, 3.0]]).weight
+    tensor([[1., 0.],
+            [1., 1.]], dtype=torch.float64)
+    """
+    return as_table(X, weight).matrix
+
+
+def as_table(X: Any, weight: Any = None) -> Table:
+    """X with its names: the only place that asks what kind X is.
+
+    X is a NumPy array or anything that becomes one, a torch tensor, a scipy or torch sparse matrix (the cells that are
+    not stored are zeros), a data frame of any library, a Matrix or a Table. NaN and null are cells without data: few of
+    them make a Dense with weight 0 there, many an Observed. Integers become float64. weight, of the same shape, is not
+    negative; 0 means no data. Raises ValueError or TypeError for what cannot be factored: text, inf, complex numbers,
+    nothing at all, not two dims.
+    """
+    if isinstance(X, Table):
+        return X if weight is None else Table(_weighted(X.matrix, weight), X.rows, X.cols, X.form)
+    if isinstance(X, Matrix):
+        return Table(X if weight is None else _weighted(X, weight), form="torch")
+    if isinstance(X, Tensor):
+        return Table(_kind(X, weight), form="torch")
+    if _is_sparse(X):
+        return Table(Sparse(X, weight))
+    frame = _frame(X)
+    if frame is not None:
+        values, rows, cols, form = frame
+        return Table(_kind(values, weight), rows, cols, form)
+    return Table(_kind(X, weight))
+
+
+def _weighted(X: Matrix, weight: Any) -> Matrix:
+    if X.weight is not None:
+        raise ValueError("X has weights of its own and another weight was given; give one of the two")
+    return Dense(X.entries(), weight) if isinstance(X, Dense) else type(X)(X, weight)  # type: ignore[call-arg]
+
+
+def _kind(X: Any, weight: Any) -> Matrix:
+    if isinstance(X, Tensor) and X.layout != torch.strided:
+        return Sparse(X, weight)
+    values = _floating(X, "X")
+    _check_2d(values)
+    holes = values.isnan().sum().item()
+    if 2 * holes <= values.numel():
+        return Dense(values, weight)
+    w = None if weight is None else _weights(weight, values).masked_fill(values.isnan(), 0.0)
+    return Observed(values, w)
+
+
+def _is_sparse(X: Any) -> bool:
+    if isinstance(X, Tensor):
+        return X.layout != torch.strided
+    return isinstance(X, Stored) or hasattr(X, "tocsr") and hasattr(X, "nnz")
+
+
+def _frame(X: Any) -> tuple[Tensor, np.ndarray | None, np.ndarray, Any] | None:
+    """(values, row names, column names, library) of a data frame, else None."""
+    import narwhals as nw
+
+    frame = nw.from_native(X, eager_only=True, pass_through=True)
+    if not isinstance(frame, nw.DataFrame):
+        return None
+    if min(frame.shape) == 0:
+        raise ValueError(f"the table has {frame.shape[0]} rows and {frame.shape[1]} columns: there is nothing to factor")
+    odd = [name for name, kind in frame.schema.items() if not (kind.is_numeric() or kind == nw.Boolean)]
+    if odd:
+        raise ValueError(
+            f"column {odd[0]!r} holds {frame.schema[odd[0]]}, not numbers"
+            + (f" (and {len(odd) - 1} more columns)" if len(odd) > 1 else "")
+            + "; drop it, or make it the row names (in pandas: set_index)"
+        )
+    dtypes = set(map(str, frame.schema.values()))
+    kind: Any = np.float32 if dtypes == {"Float32"} else np.float64
+    values = np.empty(frame.shape, dtype=kind)
+    for j, name in enumerate(frame.columns):
+        values[:, j] = frame[name].cast(nw.Float64).to_numpy()
+    index = getattr(frame.to_native(), "index", None)
+    rows = None if index is None or index.equals(type(index)(range(len(index)))) else np.asarray(index)
+    cols = np.array([str(c) for c in getattr(frame.to_native(), "columns", frame.columns)]) if index is not None else np.array(frame.columns)
+    return torch.from_numpy(values), rows, cols, nw.get_native_namespace(frame)
+
+
+def _floating(X: Any, name: str) -> Tensor:
+    """X as a floating-point tensor that shares memory where it can; float16 widens to float32, integers to float64."""
+    if not isinstance(X, Tensor):
+        a = np.asarray(X)
+        if a.dtype == object:
+            try:
+                a = a.astype(np.float64)
+            except (TypeError, ValueError):
+                raise TypeError(f"{name} holds something other than numbers; convert it to an array of floats first") from None
+        if a.dtype.kind not in "fiub":
+            what = {"c": "complex numbers", "U": "text", "S": "text", "M": "dates"}.get(a.dtype.kind, str(a.dtype))
+            raise TypeError(f"{name} holds {what}; real numbers are needed")
+        if a.dtype.kind != "f" or a.dtype.itemsize > 8:
+            a = a.astype(np.float64)
+        a = a.astype(a.dtype.newbyteorder("="), copy=False)
+        X = torch.from_numpy(a if a.flags.writeable and all(s >= 0 for s in a.strides) else a.copy())
+    if X.is_complex():
+        raise TypeError(f"{name} holds complex numbers; real numbers are needed, e.g. X.abs()")
+    if X.dtype in (torch.float16, torch.bfloat16):
+        return X.float()
+    return X.detach() if X.is_floating_point() else X.double()
+
+
+def _check_2d(X: Tensor) -> None:
+    if X.ndim != 2:
+        raise ValueError(f"X has shape {tuple(X.shape)}; a matrix has two dims, e.g. images become rows by X.reshape(len(X), -1)")
+    if X.numel() == 0:
+        raise ValueError(f"X is {X.shape[0]} x {X.shape[1]}: there is nothing to factor")
+
+
+def _check_finite(values: Tensor) -> None:
+    bad = ~values.isfinite()
+    if bool(bad.any()):
+        at = bad.nonzero()[0].tolist()
+        where = f"row {at[0]}, column {at[1]}" if len(at) == 2 else f"stored cell {at[0]}"
+        raise ValueError(
+            f"X holds {values[tuple(at)].item()} at {where} ({int(bad.sum())} such cells); replace them, or make them NaN if they are no data"
+        )
+
+
+def _weights(weight: Any, values: Tensor, shape: tuple[int, int] | None = None) -> Tensor | None:
+    if weight is None:
+        return None
+    if _is_sparse(weight):
+        raise ValueError("weight is sparse and X is not; give weight as a dense array, or X as Sparse or Observed")
+    frame = None if isinstance(weight, Tensor) else _frame(weight)
+    w = frame[0] if frame else _floating(weight, "weight")
+    want = tuple(shape or values.shape)
+    try:
+        w = w.to(values).expand(want)
+    except RuntimeError:
+        raise ValueError(f"weight has shape {tuple(w.shape)}, X has {want}; they must be the same, or weight must broadcast to X") from None
+    return _check_weights(w)
+
+
+def _check_weights(w: Tensor) -> Tensor:
+    if not bool(((w >= 0) & w.isfinite()).all()):
+        bad = w[~((w >= 0) & w.isfinite())][0].item()
+        raise ValueError(f"weight holds {bad:g}; weights are finite and not negative, 0 where there is no data")
+    return w
+
+
+def _background(background: float) -> float:
+    if not 0 <= background < float("inf"):
+        raise ValueError(f"background is {background}; it is the weight of the cells that are not stored, finite and not negative")
+    return float(background)
+
+
+def memory_for(rows: int, cols: int, itemsize: int, what: str) -> None:
+    """Raises MemoryError, before anything is allocated, where ``what`` (rows x cols) needs more than the memory that is free."""
+    need, free = rows * cols * itemsize, free_memory()
+    if free is not None and need > 0.9 * free:
+        raise MemoryError(
+            f"{what} of {rows} x {cols} needs {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
+            "give it as a sparse matrix, in float32, or fewer rows"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that can still be had, None where the system does not say."""
+    import os
+
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
