@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import torch
@@ -52,16 +53,18 @@ class Group(Comm):
         import torch.distributed as dist
 
         if not dist.is_initialized():
-            raise RuntimeError("Group() needs processes: call torch.distributed.init_process_group first, or use Comm() for one process")
+            raise RuntimeError("Group() needs processes: call torch.distributed.init_process_group, or use Comm() for one")
         self.group = group
         self.size, self.rank = dist.get_world_size(group), dist.get_rank(group)
 
     def sum(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         import torch.distributed as dist
 
-        wide = tensors[0].dtype
-        for t in tensors[1:]:
-            wide = torch.promote_types(wide, t.dtype)
+        if not tensors:
+            return ()
+        wide = reduce(torch.promote_types, (t.dtype for t in tensors))
+        if any(t.dtype != wide and not t.is_floating_point() for t in tensors):
+            wide = torch.promote_types(wide, torch.float64)  # float32 would round the counts that travel with it
         message = torch.cat([t.to(wide).reshape(-1) for t in tensors])
         dist.all_reduce(message, group=self.group)
         parts = message.split([t.numel() for t in tensors])
@@ -70,13 +73,13 @@ class Group(Comm):
     def max(self, tensor: Tensor) -> Tensor:
         import torch.distributed as dist
 
-        message = tensor.clone()
+        message = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(message, op=dist.ReduceOp.MAX, group=self.group)
         return message
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         import torch.distributed as dist
 
-        message = tensor.clone()
+        message = tensor.clone(memory_format=torch.contiguous_format)
         dist.broadcast(message, group=self.group, group_src=0)
         return message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -125,18 +125,25 @@ class KL(Loss):
     degree = 1.0
 
     def __call__(self, pred: Tensor, x: Tensor) -> Tensor:
-        u = (pred - x) / x
-        inside = torch.where(x > 0, x * (u - torch.log1p(u)), pred)  # no cancellation where pred is near x
-        return torch.where((pred < 0) | (pred == 0) & (x > 0), torch.inf, inside)
+        counted = (x > 0) & (pred > 0)
+        p, y = pred.where(counted, 1.0), x.where(counted, 1.0)  # so that no branch, nor its gradient, is NaN
+        gap = p - y
+        near = gap.abs() < 0.1 * y
+        r = gap.where(near, 0.0) / (p + y)  # ln(pred/x) = 2 artanh(r): a series in r where the difference would cancel
+        q = r.square()
+        tail = q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q / 13)))))
+        close = r * (gap.where(near, 0.0) - 2 * y * tail)
+        inside = torch.where(near, close, y * (y.log() - p.log()) + gap)
+        return torch.where(counted, inside, torch.where((pred < 0) | (x > 0), torch.inf, pred))
 
     def grad(self, pred: Tensor, x: Tensor) -> Tensor:
         return torch.where(x > 0, 1 - x / pred, 1.0)
 
     def curvature(self, pred: Tensor, x: Tensor) -> Tensor:
-        return torch.where(x > 0, x / pred.square(), 0.0)
+        return torch.where(x > 0, x / pred / pred, 0.0)
 
     def yardstick(self, pred: Tensor, x: Tensor) -> Tensor:
-        return torch.where(pred > 0, torch.maximum(x, pred) / pred.square(), 0.0)
+        return torch.where(pred > 0, torch.maximum(x / pred, torch.ones_like(pred)) / pred, 0.0)
 
     def at_zero(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         s = B.sum(0)

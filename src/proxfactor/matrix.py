@@ -97,7 +97,7 @@ def _outer_products(S: Matrix, B: Tensor) -> Tensor:
 
 
 class Dense(Matrix):
-    """Every cell is stored. X is an array (m, n), weight one of the same shape, not negative; weight 0 means no data.
+    """Every cell is stored. X is an array (m, n), weight one of the same shape, not negative; where it is 0, X holds no data.
 
     >>> Dense(torch.eye(2)) @ torch.ones(2, 1)
     tensor([[1.],
@@ -109,11 +109,13 @@ class Dense(Matrix):
     def __init__(self, X: Any, weight: Any = None):
         values = _floating(X, "X")
         _check_2d(values)
-        weight = _weights(weight, values)
+        if weight is not None and _is_sparse(weight):
+            raise ValueError("weight is sparse and X is not; give weight as a dense array, or X as Sparse or Observed")
+        weight = None if weight is None else _spread(weight, values, (values.shape[0], values.shape[1]))
         holes = values.isnan()
         if bool(holes.any()):
             weight = (~holes).to(values) if weight is None else weight.masked_fill(holes, 0.0)
-        _check_finite(values.masked_fill(holes, 0.0) if weight is not None else values)
+        _check_finite(values if weight is None else values.masked_fill(weight == 0, 0.0))
         if weight is not None and bool((weight == 1).all()):
             weight = None
         self._set(values if weight is None else values.masked_fill(weight == 0, 0.0), weight)
@@ -128,7 +130,7 @@ class Dense(Matrix):
         return cls.__new__(cls)._set(values, weight)
 
     @cached_property
-    def T(self) -> Matrix:  # type: ignore[override]
+    def T(self) -> Matrix:
         flipped = self._of(self.values.mT, None if self.weight is None else self.weight.mT)
         flipped.__dict__["T"] = self
         return flipped
@@ -175,8 +177,9 @@ class Dense(Matrix):
 class Stored(Matrix):
     """What Sparse and Observed share: compressed rows, and compressed columns as the stored transpose.
 
-    X is a scipy or torch sparse matrix, or a dense array (its NaN are cells that are not stored). weight has the same
-    stored cells, or is a dense array; its cells that X does not store must then all have one value, the background.
+    X is a scipy or torch sparse matrix, or a dense array: Sparse stores what is not 0 there, Observed what is not NaN. A
+    stored NaN gets weight 0. weight has the same stored cells, or is a dense array: the cells that X does not store must then
+    all have one weight, the background, in Sparse; in Observed they have none.
     """
 
     crow: Tensor
@@ -184,74 +187,89 @@ class Stored(Matrix):
     values: Tensor
 
     def __init__(self, X: Any, weight: Any = None, background: float | None = None):
-        if isinstance(X, Stored):
-            X, weight = X.like(X.values), X.weight if weight is None else weight
-        crow, col, values, shape = (X.crow, X.col, X.values, X.shape) if isinstance(X, Stored) else self._compress(X)
-        holes = values.isnan()
-        _check_finite(values.masked_fill(holes, 0.0))
+        if isinstance(X, type(self)) and background is None and X.background != self._default_background:
+            background = X.background
+        crow, col, values, shape = self._compress(X)
         self._set(crow, col, values, shape, None, self._default_background if background is None else _background(background))
         if weight is not None:
             self._weigh(weight, background)
+        elif isinstance(X, Stored):
+            self.weight = X.weight
+        holes = values.isnan()
         if bool(holes.any()):
-            w = torch.ones_like(values) if self.weight is None else self.weight
-            self.weight, self.values = w.masked_fill(holes, 0.0), values.masked_fill(holes, 0.0)
+            self.weight = (torch.ones_like(values) if self.weight is None else self.weight).masked_fill(holes, 0.0)
         if self.weight is not None:
-            self.values = self.values.masked_fill(self.weight == 0, 0.0)
-            self.weight = None if bool((self.weight == 1).all()) else self.weight
+            self.values = values.masked_fill(self.weight == 0, 0.0)
+        _check_finite(self.values, self)
+        if self.weight is not None and bool((self.weight == 1).all()):
+            self.weight = None
 
     _default_background: float = 0.0
 
-    def _set(self, crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int], weight: Tensor | None, background: float) -> Self:
+    def _set(
+        self, crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int], weight: Tensor | None, background: float
+    ) -> Self:
         self.crow, self.col, self.values, self.weight, self.background = crow, col, values, weight, background
         self.shape, self.dtype, self.device = (int(shape[0]), int(shape[1])), values.dtype, values.device
         return self
 
     def _weigh(self, weight: Any, background: float | None) -> None:
         if not _is_sparse(weight):
-            w = _weights(weight, self.values, self.shape)
-            rows = self._rows()
+            w = _spread(weight, self.values, self.shape)
+            rows, col = self._rows(), self.col.long()
             stored = torch.zeros(self.shape, dtype=torch.bool, device=self.device)
-            stored[rows, self.col] = True
+            stored[rows, col] = True
             rest = w[~stored]
-            if rest.numel():
+            if rest.numel() and isinstance(self, Sparse):
                 low, high = rest.min().item(), rest.max().item()
-                if low != high or background is not None and low != background:
+                if low != high:
                     raise ValueError(
                         f"the weights of the cells that are not stored run from {low:g} to {high:g}; they must all be one number, "
                         "the background. Give X as a dense array to weight its zeros one by one"
                     )
+                if background is not None and low != background:
+                    raise ValueError(
+                        f"the background is {background:g}, and weight gives the cells that are not stored {low:g}; "
+                        "make them the same, or give weight as a sparse matrix"
+                    )
                 self.background = low
-            self.weight = w[rows, self.col]
+            self.weight = w[rows, col]
             return
         crow, col, w, shape = self._compress(weight)
         if shape != self.shape or not torch.equal(crow.long(), self.crow.long()) or not torch.equal(col.long(), self.col.long()):
             raise ValueError(
-                f"weight ({shape[0]} x {shape[1]}, {w.numel()} stored) and X ({self.shape[0]} x {self.shape[1]}, {self.values.numel()} stored) "
-                "must store the same cells; store an explicit 0 in X where only the weight has a cell"
+                f"weight ({shape[0]} x {shape[1]}, {w.numel()} stored) and X ({self.shape[0]} x {self.shape[1]}, "
+                f"{self.values.numel()} stored) must store the same cells; "
+                "store an explicit 0 in X where only the weight has a cell"
             )
         self.weight = _check_weights(w.to(self.values))
 
     @classmethod
     def _compress(cls, X: Any) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        if isinstance(X, Tensor) and X.layout != torch.strided:
-            X = X.coalesce().to_sparse_csr() if X.layout == torch.sparse_coo else X.to_sparse_csr()
-            torch.sparse_csr_tensor(X.crow_indices(), X.col_indices(), X.values(), X.shape, check_invariants=True)
-            crow, col, values, shape = X.crow_indices(), X.col_indices(), _floating(X.values(), "X"), tuple(X.shape)
-        elif _is_sparse(X):
-            X = X.tocsr(copy=True)
-            X.check_format(full_check=True)
+        if isinstance(X, Stored):
+            return X.crow, X.col, X.values, X.shape
+        if not _is_sparse(X):
+            values = _floating(X, "X")
+            _check_2d(values)
+            made = cls._dense(values, cls._holds(values))
+            return made.crow, made.col, made.values, made.shape
+        if isinstance(X, Tensor):
+            X = _compressed(X)
+            crow, col, values, shape = X.crow_indices(), X.col_indices(), X.values(), tuple(X.shape)
+        else:
+            X = _checked(X).tocsr(copy=True)
             X.sum_duplicates()
             values, shape = _floating(X.data, "X"), tuple(X.shape)
             crow, col = torch.from_numpy(X.indptr), torch.from_numpy(X.indices)
-        else:
-            values = _floating(X, "X")
-            _check_2d(values)
-            made = cls._dense(values, ~values.isnan())
-            return made.crow, made.col, made.values, made.shape
         if min(shape) == 0:
             raise ValueError(f"X is {shape[0]} x {shape[1]}: there is nothing to factor")
         index = torch.int32 if max(values.numel(), *shape) < 2**31 - 1 else torch.int64
         return crow.to(index), col.to(index), values, (shape[0], shape[1])
+
+    @staticmethod
+    def _holds(values: Tensor) -> Tensor:
+        """Which cells of a dense array are stored."""
+        return ~values.isnan()
 
     @classmethod
     def _dense(cls, values: Tensor, stored: Tensor) -> Self:
@@ -259,10 +277,13 @@ class Stored(Matrix):
         crow = torch.zeros(values.shape[0] + 1, dtype=torch.int64, device=values.device)
         crow[1:] = stored.sum(1).cumsum(0)
         col = stored.nonzero()[:, 1]
-        return cls._of(crow.to(index), col.to(index), values[stored], (values.shape[0], values.shape[1]), None, cls._default_background)
+        shape = (values.shape[0], values.shape[1])
+        return cls._of(crow.to(index), col.to(index), values[stored], shape, None, cls._default_background)
 
     @classmethod
-    def _of(cls, crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int], weight: Tensor | None, background: float) -> Self:
+    def _of(
+        cls, crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, int], weight: Tensor | None, background: float
+    ) -> Self:
         return cls.__new__(cls)._set(crow, col, values, shape, weight, background)
 
     def _rows(self) -> Tensor:
@@ -270,7 +291,7 @@ class Stored(Matrix):
         return torch.repeat_interleave(torch.arange(self.shape[0], device=self.device), lengths)
 
     @cached_property
-    def T(self) -> Matrix:  # type: ignore[override]
+    def T(self) -> Matrix:
         pattern, order = self._flipped
         weight = None if self.weight is None else self.weight[order]
         flipped = self._of(pattern.crow, pattern.col, self.values[order], pattern.shape, weight, self.background)
@@ -304,8 +325,7 @@ class Stored(Matrix):
         return torch.cat(parts) if parts else A.new_zeros(0)
 
     def like(self, values: Tensor) -> Self:
-        other = self._of(self.crow, self.col, values, self.shape, None, self.background)
-        return other
+        return self._of(self.crow, self.col, values, self.shape, None, self.background)
 
     def __matmul__(self, B: Tensor) -> Tensor:
         return self._csr(self.values) @ B
@@ -313,12 +333,15 @@ class Stored(Matrix):
     def take(self, rows: Index) -> Self:
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(self.shape[0]), device=self.device)
+        elif rows.dtype == torch.bool:
+            rows = rows.nonzero()[:, 0]
         starts, lengths = self.crow[:-1].long()[rows], self.crow.diff().long()[rows]
         crow = torch.zeros(len(rows) + 1, dtype=torch.int64, device=self.device)
         crow[1:] = lengths.cumsum(0)
         at = torch.repeat_interleave(starts - crow[:-1], lengths) + torch.arange(int(crow[-1]), device=self.device)
         weight = None if self.weight is None else self.weight[at]
-        return self._of(crow.to(self.crow.dtype), self.col[at], self.values[at], (len(rows), self.shape[1]), weight, self.background)
+        crow, shape = crow.to(self.crow.dtype), (len(rows), self.shape[1])
+        return self._of(crow, self.col[at], self.values[at], shape, weight, self.background)
 
     def along(self, v: Tensor, dim: int) -> Tensor:
         return v[self._rows()] if dim == 0 else v[self.col.long()]
@@ -333,6 +356,10 @@ class Sparse(Stored):
     """
 
     _default_background = 1.0
+
+    @staticmethod
+    def _holds(values: Tensor) -> Tensor:
+        return values != 0
 
 
 class Observed(Stored):
@@ -406,14 +433,54 @@ def _kind(X: Any, weight: Any) -> Matrix:
     holes = values.isnan().sum().item()
     if 2 * holes <= values.numel():
         return Dense(values, weight)
-    w = None if weight is None else _weights(weight, values).masked_fill(values.isnan(), 0.0)
-    return Observed(values, w)
+    return Observed(values, weight)
 
 
 def _is_sparse(X: Any) -> bool:
     if isinstance(X, Tensor):
         return X.layout != torch.strided
-    return isinstance(X, Stored) or hasattr(X, "tocsr") and hasattr(X, "nnz")
+    return isinstance(X, Stored) or (hasattr(X, "tocsr") and hasattr(X, "nnz"))
+
+
+def _compressed(X: Tensor) -> Tensor:
+    """A torch sparse tensor of any layout as CSR, its indices checked first: torch itself reads memory that is not there."""
+    _check_dims(tuple(X.shape))
+    X = X.detach()
+    try:
+        if X.layout == torch.sparse_coo:
+            X = torch.sparse_coo_tensor(X._indices(), _floating(X._values(), "X"), X.shape, check_invariants=True).coalesce()
+        else:
+            by_rows = X.layout in (torch.sparse_csr, torch.sparse_bsr)
+            parts = (X.crow_indices(), X.col_indices()) if by_rows else (X.ccol_indices(), X.row_indices())
+            values = _floating(X.values(), "X")
+            X = torch.sparse_compressed_tensor(*parts, values, X.shape, layout=X.layout, check_invariants=True)
+        if X.dense_dim():
+            raise RuntimeError("it has dense dims")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*(beta state|invariant).*")
+            return X.to_sparse_csr()
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"X is no valid sparse tensor: {why}; build it again, e.g. with sparse_coo_tensor") from None
+
+
+def _checked(X: Any) -> Any:
+    """A scipy sparse matrix in floats, its indices checked first: scipy's conversions read memory that is not there."""
+    _check_dims(X.shape)
+    if X.dtype.kind in "iubO" or (X.dtype.itemsize > 8 and X.dtype.kind == "f"):
+        try:
+            X = X.astype(np.float64)  # before duplicates are added up: int8 would wrap around
+        except (TypeError, ValueError):
+            raise TypeError("X holds something other than numbers; convert it to floats first") from None
+    try:
+        if hasattr(X, "check_format"):
+            X.check_format(full_check=True)
+        for at, n in zip(X.coords, X.shape, strict=True) if X.format == "coo" else ():
+            if len(at) and (at.min() < 0 or at.max() >= n):
+                raise ValueError(f"an index of {at.min() if at.min() < 0 else at.max()} where there are {n}")
+        return X
+    except ValueError as error:
+        raise ValueError(f"X is no valid sparse matrix: {error}; build it again from its rows, columns and values") from None
 
 
 def _frame(X: Any) -> tuple[Tensor, np.ndarray | None, np.ndarray, Any] | None:
@@ -435,18 +502,21 @@ def _frame(X: Any) -> tuple[Tensor, np.ndarray | None, np.ndarray, Any] | None:
     dtypes = set(map(str, frame.schema.values()))
     kind: Any = np.float32 if dtypes == {"Float32"} else np.float64
     values = np.empty(frame.shape, dtype=kind)
-    for j, name in enumerate(frame.columns):
-        values[:, j] = frame[name].cast(nw.Float64).to_numpy()
-    index = getattr(frame.to_native(), "index", None)
-    rows = None if index is None or index.equals(type(index)(range(len(index)))) else np.asarray(index)
-    cols = np.array([str(c) for c in getattr(frame.to_native(), "columns", frame.columns)]) if index is not None else np.array(frame.columns)
+    for j, column in enumerate(frame.iter_columns()):  # by position: a name that is a number would mean a row
+        values[:, j] = column.cast(nw.Float64).to_numpy()
+    native: Any = frame.to_native()
+    index, rows, cols = getattr(native, "index", None), None, np.array(frame.columns)
+    if index is not None:
+        names = np.asarray(index)
+        rows = None if names.dtype.kind in "iu" and np.array_equal(names, np.arange(len(names))) else names
+        cols = np.array([str(c) for c in native.columns])
     return torch.from_numpy(values), rows, cols, nw.get_native_namespace(frame)
 
 
 def _floating(X: Any, name: str) -> Tensor:
     """X as a floating-point tensor that shares memory where it can; float16 widens to float32, integers to float64."""
     if not isinstance(X, Tensor):
-        a = np.asarray(X)
+        a = np.asarray(np.ma.filled(X.astype(np.float64), np.nan) if isinstance(X, np.ma.MaskedArray) else X)
         if a.dtype == object:
             try:
                 a = a.astype(np.float64)
@@ -458,7 +528,8 @@ def _floating(X: Any, name: str) -> Tensor:
         if a.dtype.kind != "f" or a.dtype.itemsize > 8:
             a = a.astype(np.float64)
         a = a.astype(a.dtype.newbyteorder("="), copy=False)
-        X = torch.from_numpy(a if a.flags.writeable and all(s >= 0 for s in a.strides) else a.copy())
+        plain = a.flags.writeable and all(s >= 0 and s % a.itemsize == 0 for s in a.strides)
+        X = torch.from_numpy(a if plain else a.copy())
     if X.is_complex():
         raise TypeError(f"{name} holds complex numbers; real numbers are needed, e.g. X.abs()")
     if X.dtype in (torch.float16, torch.bfloat16):
@@ -467,34 +538,35 @@ def _floating(X: Any, name: str) -> Tensor:
 
 
 def _check_2d(X: Tensor) -> None:
-    if X.ndim != 2:
-        raise ValueError(f"X has shape {tuple(X.shape)}; a matrix has two dims, e.g. images become rows by X.reshape(len(X), -1)")
+    _check_dims(tuple(X.shape))
     if X.numel() == 0:
         raise ValueError(f"X is {X.shape[0]} x {X.shape[1]}: there is nothing to factor")
 
 
-def _check_finite(values: Tensor) -> None:
+def _check_dims(shape: tuple[int, ...]) -> None:
+    if len(shape) != 2:
+        raise ValueError(f"X has shape {shape}; a matrix has two dims, e.g. images become rows by X.reshape(len(X), -1)")
+
+
+def _check_finite(values: Tensor, X: Stored | None = None) -> None:
     bad = ~values.isfinite()
     if bool(bad.any()):
-        at = bad.nonzero()[0].tolist()
-        where = f"row {at[0]}, column {at[1]}" if len(at) == 2 else f"stored cell {at[0]}"
+        at = tuple(bad.nonzero()[0].tolist())
+        row, col = at if X is None else (X._rows()[at].item(), X.col[at].item())
         raise ValueError(
-            f"X holds {values[tuple(at)].item()} at {where} ({int(bad.sum())} such cells); replace them, or make them NaN if they are no data"
+            f"X holds {values[at].item()} at row {row}, column {col} ({int(bad.sum())} such cells); "
+            "replace them, or make them NaN if they are no data"
         )
 
 
-def _weights(weight: Any, values: Tensor, shape: tuple[int, int] | None = None) -> Tensor | None:
-    if weight is None:
-        return None
-    if _is_sparse(weight):
-        raise ValueError("weight is sparse and X is not; give weight as a dense array, or X as Sparse or Observed")
+def _spread(weight: Any, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Dense weights, checked and in X's shape and dtype."""
     frame = None if isinstance(weight, Tensor) else _frame(weight)
     w = frame[0] if frame else _floating(weight, "weight")
-    want = tuple(shape or values.shape)
     try:
-        w = w.to(values).expand(want)
+        w = w.to(values).expand(shape)
     except RuntimeError:
-        raise ValueError(f"weight has shape {tuple(w.shape)}, X has {want}; they must be the same, or weight must broadcast to X") from None
+        raise ValueError(f"weight has shape {tuple(w.shape)}, X has {tuple(shape)}; give the same, or one that broadcasts") from None
     return _check_weights(w)
 
 

@@ -12,7 +12,7 @@ import math
 from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -63,14 +63,17 @@ class Prox(Spelled, ABC):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             given = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"{self!r} takes a real floating-point tensor, given {given}; convert it, e.g. x.float()")
+        for name, t in self._tensors():
+            if not _fits(t.shape, x.shape):
+                shapes = f"has shape {tuple(t.shape)}, which does not broadcast to x of shape {tuple(x.shape)}"
+                raise ValueError(f"{name} of {self!r} {shapes}")
+        wide = _wide(x)
         if isinstance(step, Tensor):
             self._check_step(x, step)
-            step = step.to(x)
+            step = (step.reshape(()) if step.numel() == 1 else step).to(wide)
         elif not step >= 0:
             raise ValueError(f"{self!r} was given step={step}; a step lies in [0, inf]")
-        if x.dtype in (torch.bfloat16, torch.float16):
-            return self._prox(x.float(), step.float() if isinstance(step, Tensor) else step).to(x.dtype)
-        return self._prox(x, step)
+        return self._prox(wide, step).to(x.dtype)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         raise TypeError(f"{type(self).__name__} defines no _prox(x, step)")
@@ -78,7 +81,7 @@ class Prox(Spelled, ABC):
     def _check_step(self, x: Tensor, step: Tensor) -> None:
         if step.numel() == 1:
             shape: tuple[int, ...] = (1,) * x.ndim
-        elif step.ndim <= x.ndim and all(s in (1, n) for s, n in zip(reversed(step.shape), reversed(x.shape), strict=False)):
+        elif _fits(step.shape, x.shape):
             shape = (1,) * (x.ndim - step.ndim) + tuple(step.shape)
         else:
             raise ValueError(f"a step of shape {tuple(step.shape)} does not broadcast to x of shape {tuple(x.shape)}")
@@ -93,13 +96,14 @@ class Prox(Spelled, ABC):
 
     def value(self, x: Tensor) -> Tensor:
         """g(x), one float64 number. A set counts 0 where no slice is further outside than √eps times the largest entry."""
-        inside = self._prox(x, 0.0)
-        largest = torch.maximum(_largest(x), _largest(inside))
-        ok = _largest(self.violation(x)) <= torch.finfo(x.dtype).eps ** 0.5 * largest
+        largest = torch.maximum(_largest(x), _largest(self._prox(_wide(x), 0.0)))
+        away = _largest(self.violation(x))
+        ok = (away <= torch.finfo(x.dtype).eps ** 0.5 * largest) & away.isfinite()
         return torch.where(ok, 0.0, math.inf).double()
 
     def violation(self, x: Tensor) -> Tensor:
         """How far outside g's domain each slice is: the distance over ``dims``, which stay with size 1."""
+        x = _wide(x)
         away = x - self._prox(x, 0.0)
         return away.abs() if self.dims == () else torch.linalg.vector_norm(away, dim=_dims(self.dims, x.ndim), keepdim=True)
 
@@ -127,7 +131,7 @@ class Prox(Spelled, ABC):
     def check(self, shape: tuple[int, int], name: str = "x") -> None:
         """Raises ValueError if this cannot act on a matrix of that shape: a tensor or a dim that does not fit."""
         for field, t in self._tensors():
-            if t.ndim > 2 or any(s not in (1, n) for s, n in zip(reversed(t.shape), reversed(shape), strict=False)):
+            if not _fits(t.shape, shape):
                 raise ValueError(
                     f"{field} of {self!r} has shape {tuple(t.shape)}, which does not fit {name} of shape {tuple(shape)}; "
                     "give a number, or a tensor that broadcasts to it"
@@ -181,6 +185,15 @@ def _dims(dims: tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
     return tuple(range(ndim)) if dims is None else tuple(d % ndim for d in dims)
 
 
+def _fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
+    """Whether a tensor of one shape broadcasts to the other."""
+    return len(shape) <= len(into) and all(s in (1, n) for s, n in zip(reversed(shape), reversed(into), strict=False))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def _largest(x: Tensor) -> Tensor:
     return x.abs().amax() if x.numel() else x.new_zeros(())
 
@@ -196,7 +209,7 @@ def _times(step: Step, lam: Step) -> Step:
     """step·lam where 0·inf is 0: no penalty stays no penalty, no step stays no step."""
     if not isinstance(step, Tensor) and not isinstance(lam, Tensor):
         return 0.0 if step == 0 or lam == 0 else step * lam
-    product = step * lam
+    product = torch.as_tensor(step * lam)
     return torch.where(product.isnan(), 0.0, product)
 
 
@@ -204,18 +217,26 @@ def _like(x: Tensor, value: Step) -> Step:
     return value.to(x) if isinstance(value, Tensor) else value
 
 
+def _array(value: Any, what: str) -> Tensor:
+    """A real tensor; Python's numbers keep their float64, as ``torch.as_tensor`` would not."""
+    try:
+        t = torch.as_tensor(value, dtype=None if hasattr(value, "dtype") else torch.float64)
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise TypeError(f"{what} is {value!r}; a number or an array of numbers is needed") from None
+    if t.is_complex():
+        raise TypeError(f"{what} holds complex numbers; real ones are needed")
+    return t if t.is_floating_point() else t.double()
+
+
 def _store(op: Prox, name: str, low: float = -math.inf) -> None:
-    """Keep a field as a float or a tensor, checked once: no NaN, nothing below ``low``."""
-    value = getattr(op, name)
-    value = float(value) if isinstance(value, int | float) else torch.as_tensor(value)
-    value = float(value) if isinstance(value, Tensor) and value.ndim == 0 else value
-    if isinstance(value, Tensor) and not value.is_floating_point():
-        value = value.double()
-    smallest = value.min().item() if isinstance(value, Tensor) and value.numel() else value
-    if isinstance(value, Tensor) and not value.numel():
-        raise ValueError(f"{name} of {type(op).__name__} is an empty tensor; give a number, or a tensor that fits the factor")
-    if not smallest >= low:
-        raise ValueError(f"{name} of {type(op).__name__} is {smallest}; it must be " + ("a number" if low == -math.inf else f"at least {low:g}"))
+    """Keep a field as a float or a tensor, checked once: no NaN; a weight (``low`` is 0) is finite and not negative."""
+    what = f"{name} of {type(op).__name__}"
+    array = _array(getattr(op, name), what)
+    value: Step = array.item() if array.ndim == 0 else array
+    least, most = (array.min().item(), array.max().item()) if array.numel() else (0.0, 0.0)
+    if not least >= low or (low == 0 and most == math.inf):
+        given = most if least >= low else least
+        raise ValueError(f"{what} is {given:g}; it must be " + ("a number" if low == -math.inf else f"finite and at least {low:g}"))
     object.__setattr__(op, name, value)
 
 
@@ -271,17 +292,22 @@ class Box(Prox):
     def __post_init__(self) -> None:
         _store(self, "lo")
         _store(self, "hi")
-        if bool(torch.as_tensor(self.lo > self.hi).any()):
+        try:
+            crossed = bool(torch.as_tensor(self.lo > self.hi).any())
+        except RuntimeError:
+            raise ValueError("Box: the shapes of lo and hi do not fit together; each must broadcast to the factor") from None
+        if crossed:
             raise ValueError(f"{self!r} is empty: the lower bound is above the upper one")
         if bool(torch.as_tensor(self.lo == math.inf).any()) or bool(torch.as_tensor(self.hi == -math.inf).any()):
             raise ValueError(f"{self!r} is empty: no number is above inf or below -inf")
 
     @property
     def cone(self) -> bool:  # type: ignore[override]
-        return all(bool(((b == 0) | b.isinf()).all()) for b in map(torch.as_tensor, (self.lo, self.hi)))
+        return all(bool(((b == 0) | b.isinf()).all()) for b in (_array(b, "") for b in (self.lo, self.hi)))
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        return torch.minimum(torch.maximum(x, torch.as_tensor(self.lo).to(x)), torch.as_tensor(self.hi).to(x))
+        lo, hi = (torch.as_tensor(b, dtype=x.dtype, device=x.device) for b in (self.lo, self.hi))
+        return torch.minimum(torch.maximum(x, lo), hi)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -300,12 +326,12 @@ class Fixed(Prox):
     formula = "x = values under mask"
 
     def __post_init__(self) -> None:
-        values, mask = torch.as_tensor(self.values), torch.as_tensor(self.mask)
-        values = values if values.is_floating_point() else values.double()
+        values, mask = _array(self.values, "values of Fixed"), _array(self.mask, "mask of Fixed") != 0
         try:
-            values, mask = torch.broadcast_tensors(values, mask if mask.dtype == torch.bool else mask != 0)
+            values, mask = torch.broadcast_tensors(values, mask)
         except RuntimeError:
-            raise ValueError(f"Fixed: values of shape {tuple(values.shape)} and mask of shape {tuple(mask.shape)} do not fit together") from None
+            given = f"values of shape {tuple(values.shape)} and mask of shape {tuple(mask.shape)}"
+            raise ValueError(f"Fixed: {given} do not fit together") from None
         if not bool(values[mask].isfinite().all()):
             raise ValueError("Fixed: a value under the mask is not finite; take it out of the mask or give a number")
         object.__setattr__(self, "values", values)
@@ -339,7 +365,10 @@ class L1(Prox):
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         t = _times(step, _like(x, self.lam))
-        return x - (x.clamp(-t, t) if not isinstance(t, Tensor) else torch.minimum(torch.maximum(x, -t), t))
+        if isinstance(t, Tensor):
+            return x - torch.minimum(torch.maximum(x, -t), t)
+        t = min(t, torch.finfo(x.dtype).max)  # clamp refuses what x's dtype cannot hold
+        return x - x.clamp(-t, t)
 
     def value(self, x: Tensor) -> Tensor:
         return (x.double().abs() * _like(x.double(), self.lam)).sum()
@@ -391,7 +420,7 @@ class Entropy(Prox):
         _store(self, "lam", 0)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        a = torch.as_tensor(_times(step, _like(x, self.lam))).to(x)
+        a = torch.as_tensor(_times(step, _like(x, self.lam)), dtype=x.dtype, device=x.device)
         scaled = torch.where(a == math.inf, 0.0, x / a)
         z = scaled - 1 - a.log()
         w = _wright_omega(z)
@@ -423,6 +452,11 @@ def _wright_omega(z: Tensor) -> Tensor:
 class _Along(Prox):
     dim: int
 
+    def __post_init__(self) -> None:
+        if isinstance(self.dim, bool) or not hasattr(self.dim, "__index__"):
+            raise TypeError(f"dim of {type(self).__name__} is {self.dim!r}; a whole number is needed, e.g. 0 or 1")
+        object.__setattr__(self, "dim", int(self.dim))
+
     @property
     def dims(self) -> tuple[int, ...]:
         return (self.dim,)
@@ -439,7 +473,8 @@ class _Along(Prox):
 class Simplex(_Along):
     """Shares along a dim: g = 0 where x ≥ 0 and Σ x = total, prox(x) = max(x - θ step, 0) with θ such that the sum is right.
 
-    Sorting by x / step finds θ in O(n log n), batched over the other dims. (Held, Wolfe and Crowder 1974; the metric form
+    Each part of the entries gives a lower bound of θ, (Σ x - total) / Σ step over the part, and the leading parts in the
+    order of x / step hold the best: O(n log n), batched over the other dims. (Held, Wolfe and Crowder 1974; the metric form
     follows from the same optimality conditions.) Raises ValueError where total is not positive and finite.
 
     >>> Simplex(dim=0)(torch.tensor([2.0, 1.5, -1.0]))
@@ -452,24 +487,22 @@ class Simplex(_Along):
     metric = "weighted"
 
     def __post_init__(self) -> None:
-        if not 0 < self.total < math.inf:
-            raise ValueError(f"total of Simplex is {self.total}; it must be positive and finite")
+        super().__post_init__()
+        total = _array(self.total, "total of Simplex")
+        if total.ndim or not 0 < total.item() < math.inf:
+            raise ValueError(f"total of Simplex is {self.total}; it must be one number, positive and finite")
+        object.__setattr__(self, "total", total.item())
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         self._length(x)
         x, s = x.movedim(self.dim, -1), _relative(x, step, self.dim)
-        first = (x / s).amax(-1, keepdim=True)
-        v = x - first * s  # the largest of v / s is now 0: no cancellation at a large offset
-        order = (v / s).argsort(-1, descending=True)
-        vs, ss = v.gather(-1, order), s.expand_as(v).gather(-1, order)
-        theta = (vs.cumsum(-1) - self.total) / ss.cumsum(-1)
-        kept = (vs > theta * ss).sum(-1, keepdim=True).clamp(min=1)
-        shift = first + theta.gather(-1, kept - 1)
-        for _ in range(2):  # Newton on the sum: what rounding left
-            y = x - shift * s
-            on = y > 0
-            shift = shift + (y.where(on, 0.0).sum(-1, keepdim=True) - self.total) / s.expand_as(y).where(on, 0.0).sum(-1, keepdim=True)
-        return (x - shift * s).clamp(min=0).movedim(-1, self.dim)
+        order = (x / s).argsort(-1, descending=True)
+        led, steps = x.gather(-1, order), s.expand_as(x).gather(-1, order)
+        length = steps.cumsum(-1)
+        for _ in range(3):  # again on what is left: no cancellation at a large offset, and the sum is right to rounding
+            theta = ((led.cumsum(-1) - self.total) / length).amax(-1, keepdim=True)
+            led, x = led - theta * steps, x - theta * s
+        return x.clamp(min=0).movedim(-1, self.dim)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -489,7 +522,9 @@ class SumToOne(_Along):
         n = self._length(x)
         s = _relative(x, step, self.dim).movedim(-1, self.dim)
         total = s.sum(self.dim, keepdim=True) if s.shape[self.dim] == n else n * s
-        return x - s * ((x.sum(self.dim, keepdim=True) - 1) / total)
+        for _ in range(2):  # the second time for what rounding left at a large offset
+            x = x - s * ((x.sum(self.dim, keepdim=True) - 1) / total)
+        return x
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -517,13 +552,20 @@ class Normalize(_Along):
 
 
 def _relative(x: Tensor, step: Step, dim: int) -> Tensor:
-    """A step's share of the largest one along dim, dim last: on a set only the ratios count, and they stay finite."""
+    """A step's share of the largest one along dim, dim last: on a set only the ratios count, and they stay finite.
+
+    Beside an infinite step a finite one is as good as none, but among themselves the finite ones keep their ratios; so do
+    these beside a step of zero: three levels, each far below the one above.
+    """
     if not isinstance(step, Tensor) or step.numel() == 1 or step.ndim < -(dim % x.ndim - x.ndim):
         return x.new_ones((1,) * x.ndim)
     s = step.expand((1,) * (x.ndim - step.ndim) + tuple(step.shape)).movedim(dim, -1)
+    eps, free = torch.finfo(x.dtype).eps, s == math.inf
+    s = s.where(~free, 0.0)
     largest = s.amax(-1, keepdim=True)
-    s = torch.where(largest == 0, 1.0, torch.where(largest == math.inf, (s == math.inf).to(s), s / largest))
-    return s.clamp(min=torch.finfo(x.dtype).eps ** 2)
+    share = torch.where(s > 0, (s / largest).clamp(min=eps**2), eps**3)
+    share = torch.where(free.any(-1, keepdim=True), torch.where(free, 1.0, eps * share), share)
+    return torch.where((largest == 0) & ~free.any(-1, keepdim=True), 1.0, share)
 
 
 # ── built from others ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -540,11 +582,15 @@ class Transposed(Prox):
     inner: Prox
     formula = "g(xᵀ)"
 
-    convex = property(lambda self: self.inner.convex)  # type: ignore[assignment]
-    exact = property(lambda self: self.inner.exact)  # type: ignore[assignment]
-    metric = property(lambda self: self.inner.metric)  # type: ignore[assignment]
-    is_set = property(lambda self: self.inner.is_set)  # type: ignore[assignment]
-    cone = property(lambda self: self.inner.cone)  # type: ignore[assignment]
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, Prox):
+            raise TypeError(f"Transposed was given {self.inner!r}; an operator is needed, e.g. Transposed(Simplex(dim=0))")
+
+    convex = property(lambda self: self.inner.convex)
+    exact = property(lambda self: self.inner.exact)
+    metric = property(lambda self: self.inner.metric)
+    is_set = property(lambda self: self.inner.is_set)
+    cone = property(lambda self: self.inner.cone)
 
     @property
     def dims(self) -> tuple[int, ...] | None:
@@ -564,12 +610,18 @@ class Transposed(Prox):
     def value(self, x: Tensor) -> Tensor:
         return self.inner.value(x.mT)
 
+    def violation(self, x: Tensor) -> Tensor:
+        return self.inner.violation(x.mT).mT
+
     @property
     def T(self) -> Prox:
         return self.inner
 
     def take(self, index: Index, dim: int) -> Prox:
-        return self.inner.take(index, 1 - dim % 2).T
+        return super().take(index, dim) if self.couples(dim) else self.inner.take(index, 1 - dim % 2).T
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, (t if t.ndim > 1 else t[None]).mT) for name, t in self.inner._tensors())
 
     def check(self, shape: tuple[int, int], name: str = "x") -> None:
         self.inner.check((shape[1], shape[0]), f"the transpose of {name}")
@@ -590,14 +642,18 @@ class Sum(Prox):
     parts: tuple[Prox, ...]
     listed = False
 
-    is_set = property(lambda self: all(p.is_set for p in self.parts))  # type: ignore[assignment]
-    cone = property(lambda self: all(p.cone for p in self.parts))  # type: ignore[assignment]
+    is_set = property(lambda self: all(p.is_set for p in self.parts))
+    cone = property(lambda self: all(p.cone for p in self.parts))
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         return reduce(lambda y, p: p._prox(y, step), sorted(self.parts, key=_turn), x)
 
     def value(self, x: Tensor) -> Tensor:
         return sum((p.value(x) for p in self.parts), torch.zeros((), dtype=torch.float64, device=x.device))
+
+    @property
+    def T(self) -> Prox:
+        return Sum(tuple(p.T for p in self.parts)) if any(True for _ in self._tensors()) else self
 
     def take(self, index: Index, dim: int) -> Prox:
         return Sum(tuple(p.take(index, dim) for p in self.parts))
@@ -617,7 +673,13 @@ _TURNS: tuple[type[Prox], ...] = (L2Squared, Box, NonNegative, Fixed)
 
 
 def _core(p: Prox) -> Prox:
-    return p.inner if isinstance(p, Transposed) else p
+    return _core(p.inner) if isinstance(p, Transposed) else p
+
+
+def _parts(p: Prox) -> tuple[Prox, ...]:
+    if isinstance(p, Transposed) and isinstance(_core(p), Sum):
+        return tuple(q.T for q in _parts(p.inner))
+    return p.parts if isinstance(p, Sum) else (p,)
 
 
 def _turn(p: Prox) -> int:
@@ -630,33 +692,36 @@ def _bounds(p: Prox) -> bool:
 
 
 def _add(a: Prox, b: Prox) -> Prox:
-    parts = [p for s in (a, b) for p in (s.parts if isinstance(s, Sum) else (s,)) if not isinstance(p, Unconstrained)]
+    parts = [p for s in (a, b) for p in _parts(s) if not isinstance(p, Unconstrained)]
     if len(parts) < 2:
         return parts[0] if parts else a
     refused = f"no exact rule is known for {a!r} + {b!r}"
     if any(p.dims != () or not p.convex or not p.exact for p in parts):
         odd = next(p for p in parts if p.dims != () or not p.convex or not p.exact)
         why = "it is no proximal operator" if not odd.exact else "it couples entries" if odd.convex else "it is not convex"
-        raise ValueError(f"{refused}: {odd!r} cannot be summed, as {why}; give one factor one of the two, the other factor the other")
+        raise ValueError(f"{refused}: {odd!r} cannot be summed, as {why}; put one on one factor and the other on the other factor")
     rest = [p for p in parts if not _bounds(p)]
     kinds = [type(_core(p)) for p in rest]
     if len(rest) > 1 and sorted(k.__name__ for k in kinds) != ["L1", "L2Squared"]:
-        same = len(set(kinds)) < len(kinds)
-        way = f"write one {kinds[0].__name__} with the summed weight" if same else "bounds or Fixed + one penalty, and L1 + L2Squared, are exact"
+        known = "bounds or Fixed + one penalty, and L1 + L2Squared, are exact"
+        way = f"write one {kinds[0].__name__} with the summed weight" if len(set(kinds)) < len(kinds) else known
         raise ValueError(f"{refused}; {way}")
     _meet([p for p in parts if _bounds(p)], [p for p in rest if isinstance(_core(p), Entropy)])
     return Sum(tuple(parts))
 
 
 def _meet(bounds: list[Prox], domains: list[Prox]) -> None:
-    """Raise where no entry can satisfy all of the parts: every two intervals must overlap, and each known value lie inside."""
+    """Raises ValueError where two parts exclude each other: intervals that do not overlap, a known value outside."""
     for i, p in enumerate(bounds):
         for q in bounds[i + 1 :] + domains:
-            shape = torch.broadcast_shapes(*(t.shape for _, t in [*p._tensors(), *q._tensors()]), ())
+            try:
+                shape = torch.broadcast_shapes(*(t.shape for _, t in [*p._tensors(), *q._tensors()]), (1, 1))
+            except RuntimeError:
+                raise ValueError(f"the tensors of {p!r} and {q!r} do not fit together; each must broadcast to the factor") from None
             ends = [op._prox(torch.full(shape, v, dtype=torch.float64), 0.0) for v in (-1e300, 1e300) for op in (p, q)]
             low, high = torch.maximum(ends[0], ends[1]), torch.minimum(ends[2], ends[3])
-            if bool((low > high + 1e-12 * high.abs()).any()):
-                raise ValueError(f"{p!r} and {q!r} do not meet: no entry satisfies both; widen the bounds or change the known values")
+            if bool((low > high + 1e-6 * high.abs()).any()):  # float32 values against float64 bounds
+                raise ValueError(f"{p!r} and {q!r} do not meet: no entry satisfies both; widen the bounds or change the values")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -664,8 +729,9 @@ class Function(Prox):
     """A plain function or nn.Module as an operator: whatever it computes is taken as prox(x).
 
     It gets the step through a parameter called ``step``, or through a required second one; else it is called with x
-    alone. Since nothing is known of what it minimises, it counts as inexact: no certificate, value 0 unless the function
-    has an attribute ``value``, and any entry may depend on any other. Raises ValueError if the shape changes.
+    alone, as is a functools.partial that has set the step. Since nothing is known of what it minimises, it counts as
+    inexact: no certificate, value 0 unless the function has an attribute ``value``, and any entry may depend on any
+    other. Raises ValueError if the shape changes.
 
     >>> as_prox(torch.nn.Threshold(0, 0))(torch.tensor([-1.0, 2.0]))
     tensor([0., 2.])
@@ -676,14 +742,15 @@ class Function(Prox):
     convex = False
     exact = False
     metric = "group"
-    dims = None  # type: ignore[assignment]
+    dims = None
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         how = _takes_step(self.fn)
-        y = self.fn(x.clone(), step=step) if how == "keyword" else self.fn(x.clone(), step) if how == "second" else self.fn(x.clone())
+        given: dict[str, Any] = {"keyword": {"step": step}}.get(how, {})
+        y = self.fn(x.clone(), step) if how == "second" else self.fn(x.clone(), **given)
         if not isinstance(y, Tensor) or y.shape != x.shape:
-            given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"{self!r} turned a tensor of shape {tuple(x.shape)} into {given}; an operator keeps the shape")
+            became = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"{self!r} turned a tensor of shape {tuple(x.shape)} into {became}; an operator keeps the shape")
         return y.detach().to(x)
 
     def value(self, x: Tensor) -> Tensor:
@@ -698,6 +765,8 @@ class Function(Prox):
 
 
 def _takes_step(fn: Callable) -> Literal["keyword", "second", "no"]:
+    if isinstance(fn, partial) and "step" in fn.keywords:
+        return "no"  # its maker has set the step
     try:
         target = fn.forward if isinstance(fn, torch.nn.Module) else fn
         parameters = list(inspect.signature(target).parameters.values())

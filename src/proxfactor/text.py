@@ -19,6 +19,7 @@ from torch import Tensor
 
 _TENSOR = "_tensor_"
 _LONGEST = 10_000
+_DOLLAR = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\$([A-Za-z_]\w*)")  # a string is stepped over
 
 
 class Spelled:
@@ -53,13 +54,13 @@ class Spelled:
 
     def _write(self, tensors: dict[str, Tensor]) -> str:
         words: list[str] = []
-        named = False
+        named: bool = False
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
             if not isinstance(value, Tensor) and value == field.default:
                 named = True
                 continue
-            named = named or field.name == "dim"
+            named = named or bool(field.kw_only) or field.name == "dim"
             word = _literal(value, field.name, tensors)
             words.append(f"{field.name}={word}" if named else word)
         return f"{type(self).__name__}({', '.join(words)})"
@@ -76,8 +77,8 @@ def _literal(value: Any, name: str, tensors: dict[str, Tensor]) -> str:
         return f"${name}"
     if isinstance(value, Spelled):
         return value._write(tensors)
-    if isinstance(value, float):
-        return repr(value) if not math.isfinite(value) else f"{value!r}".removesuffix(".0")
+    if isinstance(value, float):  # float() for the NumPy number, which is one and writes its type
+        return repr(float(value)).removesuffix(".0")
     return repr(value)
 
 
@@ -91,27 +92,31 @@ class _Reader:
             raise ValueError(f"an empty text names no {self.kind}; known: {self._known()}")
         if len(self.text) > _LONGEST:
             raise ValueError(f"a {self.kind} of {len(self.text)} characters; at most {_LONGEST} are read")
-        marked = re.sub(r"'[^']*'|\"[^\"]*\"|\$([A-Za-z_]\w*)", lambda m: _TENSOR + m[1] if m[1] else m[0], self.text)
+        marked = _DOLLAR.sub(lambda m: _TENSOR + m[1] if m[1] else m[0], self.text)
         try:
             tree = ast.parse(marked.strip(), mode="eval").body
         except (SyntaxError, RecursionError, MemoryError, ValueError):
             raise self._error("is not an expression") from None
-        found = self._node(tree)
-        if isinstance(found, type):
-            found = self._call(found, [], {})
+        try:
+            found = self._instance(self._node(tree))
+        except RecursionError:
+            raise self._error("is nested too deeply") from None
         if not isinstance(found, self.base):
             raise self._error(f"is not a {self.kind}")
         return found
 
     def _error(self, what: str) -> ValueError:
         example = {"prox": "'nonneg + l1(0.1)'", "loss": "'kl'", "solver": "'hals(inner=3)'"}.get(self.kind, "Name(1.0)")
-        return ValueError(f"{self.text!r} {what}; write something like {example}")
+        return ValueError(f"{self._shown()} {what}; write something like {example}")
+
+    def _shown(self) -> str:
+        return repr(self.text if len(self.text) < 200 else self.text[:200] + " …")
 
     def _known(self) -> str:
         return ", ".join(c.__name__ for c in self.base.catalogue())  # type: ignore[attr-defined]
 
     def _class(self, name: str) -> type:
-        names = {}
+        names: dict[str, type] = {}
         for c in self.base.catalogue():  # type: ignore[attr-defined]
             names |= {c.__name__.lower(): c} | ({c.alias.lower(): c} if c.alias else {})
         if name.lower() in names:
@@ -127,11 +132,11 @@ class _Reader:
             inspect.signature(cls).bind(*args, **kwargs)
         except TypeError as error:
             takes = ", ".join(str(p).split(":")[0] for p in inspect.signature(cls).parameters.values())
-            raise ValueError(f"{cls.__name__} in {self.text!r}: {error}; it takes ({takes})") from None
+            raise ValueError(f"{cls.__name__} in {self._shown()}: {error}; it takes ({takes})") from None
         try:
             return cls(*args, **kwargs)
-        except TypeError as error:
-            raise ValueError(f"{cls.__name__} in {self.text!r}: {error}") from None
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"{cls.__name__} in {self._shown()}: {error}") from None
 
     def _instance(self, value: Any) -> Any:
         return self._call(value, [], {}) if isinstance(value, type) else value
@@ -149,7 +154,10 @@ class _Reader:
                 a, b = self._instance(self._node(left)), self._instance(self._node(right))
                 if not isinstance(a, Spelled) or not isinstance(b, Spelled):
                     raise self._error("adds something other than operators")
-                return a + b  # type: ignore[operator]
+                try:
+                    return a + b  # type: ignore[operator]
+                except TypeError:
+                    raise self._error("adds what cannot be added") from None
             case ast.Name(id=name) if name.startswith(_TENSOR):
                 return self._tensor(name.removeprefix(_TENSOR))
             case ast.Name(id="inf"):
@@ -162,12 +170,12 @@ class _Reader:
                 return tuple(self._instance(self._node(i)) for i in items)
             case ast.List(elts=items):
                 return [self._instance(self._node(i)) for i in items]
-            case ast.Dict(keys=keys, values=values) if all(keys):
+            case ast.Dict(keys=keys, values=values) if all(isinstance(k, ast.Constant) for k in keys):
                 return {self._node(k): self._instance(self._node(v)) for k, v in zip(keys, values, strict=True) if k}
         raise self._error("holds something other than names, numbers, strings, lists, calls and +")
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:
             have = ", ".join(f"${n}" for n in self.tensors) or "none were given"
-            raise ValueError(f"{self.text!r} asks for the tensor ${name}; given: {have}")
+            raise ValueError(f"{self._shown()} asks for the tensor ${name}; given: {have}")
         return torch.as_tensor(self.tensors[name])

@@ -1,0 +1,490 @@
+"""factorize(): the one loop around every solver, and Result: what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .inits import start
+from .losses import Loss
+from .matrix import Matrix, Table, as_table
+from .problem import Problem
+from .prox import Prox
+from .solvers import Alternating, Solver, State, as_solver
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is shown at each look: the latest row of the history, the limits, and the factors as they are now."""
+
+    row: Row
+    tol: float
+    max_iter: int
+    W: Tensor
+    H: Tensor
+
+    @property
+    def certificate(self) -> float:
+        return max(self.row["certificate_W"], self.row["certificate_H"])
+
+
+@dataclass(eq=False)
+class Result:
+    """The factors X ≈ W H with the story of the fit. W (m, k) and H (k, n) come in the form in which X was given.
+
+    ``history`` has a row for each look at the fit: iteration, seconds, loss, certificate_W, certificate_H (NaN where an
+    operator is inexact). ``violation`` says how far outside its constraint each factor is, ``error`` is ‖X - WH‖ / ‖X‖ on
+    the data, ``status`` says in words how the fit ended and what to do.
+    """
+
+    factors: tuple[Tensor, Tensor]
+    loss: Loss
+    prox_W: Prox
+    prox_H: Prox
+    solver: Solver
+    history: list[Row]
+    stopped: str
+    status: str
+    error: float
+    violation: dict[str, float]
+    settings: dict[str, Any]
+    rows: np.ndarray | None = None
+    cols: np.ndarray | None = None
+    form: Any = "numpy"
+    residual: dict[str, Any] | None = None
+    image: tuple[int, int] | None = None
+    problem: Problem | None = field(default=None, repr=False)
+
+    @property
+    def converged(self) -> bool:
+        return self.stopped == "converged"
+
+    @property
+    def certificate(self) -> float:
+        return max(self.history[-1]["certificate_W"], self.history[-1]["certificate_H"], key=lambda c: (math.isnan(c), c))
+
+    @property
+    def iterations(self) -> int:
+        return int(self.history[-1]["iteration"])
+
+    @property
+    def seconds(self) -> float:
+        return self.history[-1]["seconds"]
+
+    @cached_property
+    def components(self) -> list[str]:
+        """The names of the components, "1" to "k"."""
+        return [str(q + 1) for q in range(self.factors[0].shape[1])]
+
+    @cached_property
+    def W(self) -> Any:
+        return give_back(self.factors[0], self.form, self.rows, self.components)
+
+    @cached_property
+    def H(self) -> Any:
+        return give_back(self.factors[1], self.form, self.components, self.cols)
+
+    def predict(self, rows: Any = None, cols: Any = None) -> Any:
+        """W H, the completed matrix, or the part of it with these rows and columns, by name (by number where there are none).
+
+        Raises ValueError for a name that is not there.
+        """
+        W, H = self.factors
+        at_row, at_col = numbers_of(rows, self.rows, len(W), "row"), numbers_of(cols, self.cols, H.shape[1], "column")
+        pred = self.loss.mean(W[at_row] @ H[:, at_col])
+        names = [None if names is None else names[at] for names, at in ((self.rows, at_row), (self.cols, at_col))]
+        return give_back(pred, self.form, *names)
+
+    def transform(self, X: Any, weight: Any = None) -> Any:
+        """W for other rows of data, (rows, k): the minimiser for the fixed H, computed as at the end of the fit.
+
+        Columns are aligned by name where both have names. Raises ValueError for missing or unknown columns. For the X of
+        the fit it gives W to rounding, unless the constraint on W is not convex.
+        """
+        table = aligned(as_table(X, weight), self.cols)
+        H = self.factors[1]
+        if table.matrix.shape[1] != H.shape[1]:
+            raise ValueError(f"X has {table.matrix.shape[1]} columns, the fit had {H.shape[1]}; give the same columns")
+        problem = Problem(_on(table.matrix, H), self.loss, self.prox_W)
+        problem.prox_W.check((table.matrix.shape[0], len(H)), "W")
+        W = best_rows(problem, self.solver, H.mT, self.settings.get("tol", 1e-5))
+        return give_back(W, table.form, table.rows, self.components)
+
+    def __repr__(self) -> str:
+        (m, k), n = self.factors[0].shape, self.factors[1].shape[1]
+        return f"Result({m} x {n}, rank {k}, error {self.error:.4g}: {self.status})"
+
+
+def factorize(
+    X: Any,
+    rank: int | None = None,
+    *,
+    W: Any = None,
+    H: Any = None,
+    loss: Loss | str = "frobenius",
+    weight: Any = None,
+    init: Any = "auto",
+    solver: Solver | str = "auto",
+    max_iter: int = 10_000,
+    tol: float = 1e-5,
+    seed: int = 0,
+    callback: Callable[[Progress], Any] | None = None,
+) -> Result:
+    """minimise over W (m, rank), H (rank, n):  Σ loss(X, W H) + g(W) + h(H), with no learning rate to set.
+
+    Args:
+        X: (m, n) data: an array, a torch tensor, a sparse matrix (its zeros are data), a data frame, ``Observed`` (only
+            what is stored is data), or a Problem, which has constraints, loss and weights of its own. NaN is no data.
+        rank: the number of components.
+        W, H: the constraints: operators, their text ("nonneg + l1(0.1)"), plain functions, or None.
+        loss: "frobenius", "kl", or a Loss.
+        weight: a number for each cell of X, not negative; 0 means no data.
+        init: "random", "svd", a pair (W, H), or a Result to go on from.
+        solver: "auto", "hals", "palm", or a Solver.
+        max_iter: the most sweeps over both factors.
+        tol: the certificate (``Problem.certificate``) at which the fit has converged.
+        seed: of the random start: the same seed gives the same result.
+        callback: called with a ``Progress`` at each look at the fit; returning True stops it.
+
+    Returns a Result. Converged means a certificate at or below tol; a fit that ends otherwise says so in ``status``.
+    Ctrl-C ends the fit with what there is. Where one factor has a cone constraint, both have no penalty, and the loss is
+    homogeneous, X is divided by a power of two inside, so that its scale cannot matter. Raises ValueError or TypeError for
+    input that cannot be fitted.
+
+    >>> result = factorize([[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]], 1, W="nonneg", H="nonneg")
+    >>> result.converged, round(result.error, 6)
+    (True, 0.0)
+    """
+    table, problem = _door(X, W, H, loss, weight)
+    rank = _rank(rank, init)
+    notes = _fits(problem, rank)
+    _limits(max_iter, tol, seed)
+    how = as_solver(solver, problem)
+    power = _power(problem)
+    scaled = _divided(problem, power)
+    first = init.factors if isinstance(init, Result) else init
+    W0, H0 = start(scaled, rank, _cone_times(scaled, first, 2.0**-power), seed)
+    settings = {
+        "rank": rank,
+        "seed": seed,
+        "init": init if isinstance(init, str) else "result" if isinstance(init, Result) else "given",
+        "tol": tol,
+        "max_iter": max_iter,
+        "dtype": str(problem.X.dtype).removeprefix("torch."),
+        "shape": list(problem.X.shape),
+    }
+    loop = _Loop(scaled, how, max_iter, tol, callback, 2.0**power)
+    loop.run(W0, H0)
+    W1, H1 = _cone_times(scaled, (loop.state.W, loop.state.H), 2.0**power)
+    return Result(
+        factors=(W1, H1.contiguous()),
+        loss=problem.loss,
+        prox_W=problem.prox_W,
+        prox_H=problem.prox_H,
+        solver=how,
+        history=loop.history,
+        stopped=loop.stopped,
+        status=" ".join([_status(loop, problem), *notes]),
+        error=_error(problem, W1, H1),
+        violation={"W": problem.prox_W.violation(W1).amax().item(), "H": problem.prox_H.violation(H1).amax().item()},
+        settings=settings,
+        rows=table.rows,
+        cols=table.cols,
+        form=table.form,
+        problem=problem,
+    )
+
+
+# ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Loop:
+    """Sweeps until the certificate, the limit, a standstill, the callback or Ctrl-C ends them; a look every tenth more sweeps."""
+
+    def __init__(self, problem: Problem, solver: Solver, max_iter: int, tol: float, callback: Callable | None, unit: float):
+        self.problem, self.solver, self.max_iter, self.tol, self.callback = problem, solver, max_iter, tol, callback
+        self.per_loss = unit ** (problem.loss.degree or 0.0)
+        self.history: list[Row] = []
+        self.stopped = ""
+        self.began = time.perf_counter()
+
+    def run(self, W: Tensor, H: Tensor) -> None:
+        self.state = self.solver.init(self.problem, W, H)
+        try:
+            self._sweeps()
+        except KeyboardInterrupt:
+            self.stopped = "interrupted"
+        if self.stopped != "converged":
+            self._finish()
+
+    def _sweeps(self) -> None:
+        still, best, look = 0, (math.inf, math.inf), 1
+        while not self.stopped:
+            self.state = self.solver.step(self.problem, self.state)
+            at = self.state.sweep
+            if at < look and at < self.max_iter:
+                continue
+            look = at + max(1, at // 10)
+            row = self._look()
+            certificate = max(row["certificate_W"], row["certificate_H"])
+            if certificate <= self.tol:
+                self._finish()
+                continue
+            if self.callback and self.callback(self._progress()):
+                self.stopped = "callback"
+            moved = row["loss"] < best[0] - 1e-3 * torch.finfo(self.problem.X.dtype).eps * abs(best[0]) or certificate < best[1]
+            best = min(best[0], row["loss"]), min(best[1], certificate if certificate == certificate else math.inf)
+            still = 0 if moved else still + 1
+            if still >= 5:
+                self.stopped = "stalled"
+            elif at >= self.max_iter:
+                self.stopped = "max_iter"
+
+    def _finish(self) -> None:
+        """W solved for H as transform does it; kept, unless that made a factor worse (a constraint that is not convex)."""
+        state, H = self.state, self.state.H
+        W = best_rows(self.problem, self.solver, H.mT, self.tol)
+        before = self.problem.value(state.W, H)
+        if bool(self.problem.value(W, H) <= before + 1e-3 * self.tol * before.abs()):
+            self.state = State(W, H, state.w, state.h, state.sweep)
+        if self.history and self.history[-1]["iteration"] == state.sweep:
+            self.history.pop()
+        row = self._look()
+        if max(row["certificate_W"], row["certificate_H"]) <= self.tol and self.stopped != "interrupted":
+            self.stopped = "converged"
+        if self.callback:
+            self.callback(self._progress())
+
+    def _look(self) -> Row:
+        W, H = self.state.W, self.state.H
+        loss, (w, h) = self.problem.value(W, H), self.problem.certificate(W, H)
+        numbers = torch.stack([loss * self.per_loss, w, h]).tolist()
+        if not math.isfinite(numbers[0]):
+            raise ArithmeticError(
+                f"the objective became {numbers[0]} at iteration {self.state.sweep}; scale the data (values near 1 are best), "
+                "use float64, or start elsewhere with init=(W, H)"
+            )
+        names = ("loss", "certificate_W", "certificate_H")
+        row = {"iteration": self.state.sweep, "seconds": time.perf_counter() - self.began, **dict(zip(names, numbers, strict=True))}
+        self.history.append(row)
+        return row
+
+    def _progress(self) -> Progress:
+        return Progress(self.history[-1], self.tol, self.max_iter, self.state.W, self.state.H)
+
+
+def best_rows(problem: Problem, solver: Solver, B: Tensor, tol: float) -> Tensor:
+    """The minimising A (m, k) for the fixed B (n, k), from a start that X and B alone decide, to half of tol."""
+    assert isinstance(solver, Alternating)
+    if problem.loss.quadratic and hasattr(solver, "inner"):
+        solver = dataclasses.replace(solver, inner=50)  # many passes on one model, which needs one product with X
+    A, memory = _first_rows(problem, B), {}
+    best, since = math.inf, 0
+    for _ in range(200):
+        A = solver.half(problem, A, B, memory)
+        left = problem.stationarity(A, B).item()
+        if left <= tol / 2 or math.isnan(left) and since >= 20:
+            break
+        best, since = (left, 0) if left < best else (best, since + 1)
+        if since >= 5 and not math.isnan(left):
+            break
+    return A
+
+
+def _first_rows(problem: Problem, B: Tensor) -> Tensor:
+    """The minimiser of the penalty nearest 0; for other losses equal components that predict each row's sum."""
+    X, prox = problem.X, problem.prox_W
+    zero = torch.zeros(X.shape[0], B.shape[1], dtype=B.dtype, device=B.device)
+    if problem.loss.quadratic:
+        return prox(zero, math.inf)
+    ones = torch.ones_like(zero)
+    w = torch.ones_like(X.entries()) if X.weight is None else X.weight
+    data = X.sums(w * X.entries())
+    pred = X.sums((w - X.background) * X.predict(ones, B)) + X.background * B.sum()
+    data, pred = problem.cols.sum(data, pred)
+    return prox(torch.where(pred > 0, data / pred, 0.0)[:, None].expand_as(ones).clone(), 0.0)
+
+
+# ── the door ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any) -> tuple[Table, Problem]:
+    if isinstance(X, Problem):
+        if W is not None or H is not None or weight is not None or loss != "frobenius":
+            raise ValueError("X is a Problem, which has constraints, loss and weights of its own; give them there, or give the data as X")
+        return Table(X.X, form="torch"), X
+    table = as_table(X, weight)
+    return table, Problem(table.matrix, loss, W, H)
+
+
+def _rank(rank: int | None, init: Any) -> int:
+    if rank is None and isinstance(init, Result):
+        return init.factors[0].shape[1]
+    if rank is None and isinstance(init, tuple | list) and len(init) == 2:
+        return int(np.shape(init[0])[1])
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
+        raise ValueError(f"rank is {rank!r}; it is the number of components, a whole number of at least 1")
+    return int(rank)
+
+
+def _limits(max_iter: int, tol: float, seed: int) -> None:
+    for name, value, low in (("max_iter", max_iter, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {low}")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol is {tol!r}; it is the certificate to reach, between 0 and 1, e.g. 1e-5")
+
+
+def _fits(problem: Problem, rank: int) -> list[str]:
+    """Raise if an operator does not fit its factor; return what a user should know about the problem."""
+    m, n = problem.X.shape
+    problem.prox_W.check((m, rank), "W")
+    problem.prox_H.check((rank, n), "H")
+    notes = []
+    if rank > m and rank > n and problem.rows.size == problem.cols.size == 1:
+        notes.append(f"Rank {rank} is above both sides of X ({m} x {n}): components beyond {min(m, n)} add nothing.")
+        warnings.warn(notes[-1], stacklevel=3)
+    for name, prox in (("W", problem.prox_W), ("H", problem.prox_H)):
+        if not prox.exact:
+            notes.append(f"{prox!r} on {name} minimises nothing known, so there is no certificate and its own term counts 0.")
+        elif not prox.convex:
+            notes.append(f"{prox!r} on {name} is not convex: the certificate holds for a step of 1 / curvature, and transform may differ.")
+    for name, prox, other in (("W", problem.prox_W, problem.prox_H), ("H", problem.prox_H, problem.prox_W)):
+        if not prox.is_set and prox.cone and other.is_set and other.cone:
+            free = "H" if name == "W" else "W"
+            notes.append(f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex.")
+    return notes
+
+
+def _power(problem: Problem) -> int:
+    """e such that X / 2^e has entries near 1, where its scale cannot matter; else 0."""
+    sets = problem.prox_W.is_set and problem.prox_H.is_set and (problem.prox_W.cone or problem.prox_H.cone)
+    exact = problem.prox_W.exact and problem.prox_H.exact
+    if problem.loss.degree is None or not sets or not exact or problem.ties:
+        return 0
+    x = problem.X.entries().abs()
+    (largest,) = problem.cols.max(problem.rows.max(x.amax().double() if x.numel() else torch.zeros((), dtype=torch.float64, device=x.device)))[None]
+    return math.frexp(largest.item())[1] if largest > 0 else 0
+
+
+def _divided(problem: Problem, power: int) -> Problem:
+    if power == 0:
+        return problem
+    X = problem.X.like(torch.ldexp(problem.X.entries(), torch.tensor(-power)))
+    X.weight = problem.X.weight
+    return dataclasses.replace(problem, X=X)
+
+
+def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:
+    """The pair (W, H) with the factor whose constraint is a cone multiplied; anything else as it is."""
+    if factor == 1.0 or isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
+        return pair
+    W, H = pair
+    return (W * factor, H) if problem.prox_W.cone else (W, H * factor)
+
+
+# ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _status(loop: _Loop, problem: Problem) -> str:
+    row, n = loop.history[-1], loop.state.sweep
+    worst = max(row["certificate_W"], row["certificate_H"])
+    has = f"certificate {worst:.2g}" if worst == worst else "no certificate"
+    kind = str(problem.X.dtype).removeprefix("torch.")
+    if loop.stopped == "converged":
+        return f"Converged after {n} iterations: {has}, at or below tol {loop.tol:g}."
+    if loop.stopped == "max_iter":
+        return f"Not converged: {has}, above tol {loop.tol:g}, after max_iter = {n} iterations; go on with init=result, or raise max_iter or tol."
+    if loop.stopped == "interrupted":
+        return f"Interrupted after {n} iterations: {has}, tol is {loop.tol:g}; go on with init=result."
+    if loop.stopped == "callback":
+        return f"Stopped by the callback after {n} iterations: {has}, tol is {loop.tol:g}."
+    way = "raise tol, or use float64" if kind != "float64" else "raise tol"
+    rest = f"{has}, above tol {loop.tol:g}: rounding is the limit; {way}." if worst == worst else f"{has} can be given."
+    return f"Stopped after {n} iterations: the loss no longer moves in {kind}; {rest}"
+
+
+def _error(problem: Problem, W: Tensor, H: Tensor) -> float:
+    """‖X - WH‖ / ‖X‖ over the data, whatever the loss was."""
+    from .losses import Frobenius
+
+    X, squared = problem.X, Frobenius()
+    off = dataclasses.replace(problem, loss=squared, prox_W=None, prox_H=None, ties=())
+    (top,) = problem.rows.sum(off.row_losses(W, H.mT).sum())
+    none = [F.new_zeros(len(F), 1) for F in (W, H.mT)]
+    (all_of_it,) = problem.rows.sum(off.row_losses(*none).sum())
+    if all_of_it == 0:
+        return 0.0 if top == 0 else math.inf
+    return float((top.clamp(min=0) / all_of_it).sqrt()) if X is not None else math.nan
+
+
+# ── names and forms ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def give_back(F: Tensor, form: Any, rows: Any, cols: Any) -> Any:
+    """A matrix in the caller's form: a torch tensor, a NumPy array, or a data frame with the names that it has."""
+    if form == "torch":
+        return F
+    array = F.detach().cpu().numpy()
+    if form == "numpy":
+        return array
+    cols = [str(j) for j in range(array.shape[1])] if cols is None else cols
+    if form.__name__ == "pandas":
+        return form.DataFrame(array, index=None if rows is None else list(rows), columns=list(cols))
+    import narwhals as nw
+
+    named = {str(name): np.ascontiguousarray(array[:, j]) for j, name in enumerate(cols)}
+    return nw.from_dict(named, backend=form).to_native()
+
+
+def numbers_of(asked: Any, names: np.ndarray | None, count: int, what: str) -> Tensor:
+    """The positions of the names asked for (None: all); numbers count from 0 where there are no names."""
+    if asked is None:
+        return torch.arange(count)
+    asked = [asked] if isinstance(asked, str | int | np.integer) else list(asked)
+    known = {str(n): i for i, n in enumerate(range(count) if names is None else names)}
+    odd = [a for a in asked if str(a) not in known]
+    if odd:
+        few = ", ".join(list(known)[:3])
+        raise ValueError(f"there is no {what} {odd[0]!r}; " + (f"they are numbered 0 to {count - 1}" if names is None else f"known are {few}, …"))
+    return torch.tensor([known[str(a)] for a in asked], dtype=torch.int64)
+
+
+def aligned(table: Table, cols: np.ndarray | None) -> Table:
+    """The table with its columns in the order of ``cols``, where both have names. Raises ValueError naming what does not match."""
+    if table.cols is None or cols is None:
+        return table
+    have, want = [str(c) for c in table.cols], [str(c) for c in cols]
+    if have == want:
+        return table
+    missing, unknown = [c for c in want if c not in set(have)], [c for c in have if c not in set(want)]
+    if missing or unknown:
+        said = [f"{len(part)} {word} ({', '.join(map(repr, part[:5]))}{', …' if len(part) > 5 else ''})"
+                for word, part in (("missing", missing), ("unknown", unknown)) if part]  # fmt: skip
+        raise ValueError(f"the columns do not match those of the fit: {' and '.join(said)}; rename, drop or add columns (NaN where there is no data)")
+    place = {c: j for j, c in enumerate(have)}
+    X = table.matrix.T.take(torch.tensor([place[c] for c in want], device=table.matrix.device)).T
+    return Table(X, table.rows, cols, table.form)
+
+
+def _on(X: Matrix, like: Tensor) -> Matrix:
+    """X in the dtype and on the device of the factors."""
+    if X.dtype == like.dtype and X.device == like.device:
+        return X
+    moved = X.like(X.entries().to(like.dtype)) if X.device == like.device else None
+    if moved is None:
+        raise ValueError(f"X is on {X.device}, the factors are on {like.device}; move X first")
+    moved.weight = None if X.weight is None else X.weight.to(like.dtype)
+    return moved

@@ -1,0 +1,298 @@
+"""Problem: what is minimised, loss(X, W H) + g(W) + h(H), and everything a solver may ask about it.
+
+Each method is written for one factor, A (m, k), while the other one, B (n, k), stays: X ≈ A Bᵀ. For W it is called with
+(W, Hᵀ), for H on the transposed problem with (Hᵀ, W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .comm import Comm
+from .losses import Loss, as_loss
+from .matrix import Matrix, as_matrix
+from .prox import Index, Prox, as_prox, group_metric
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    """½ Σ_i a_i G_i a_iᵀ - ⟨A, C⟩ in a factor A (m, k): G is (k, k), shared by all rows, or (m, k, k); C is (m, k).
+
+    >>> q = Quadratic(torch.eye(2), torch.tensor([[1.0, 2.0]]))
+    >>> q.grad(torch.zeros(1, 2))
+    tensor([[-1., -2.]])
+    """
+
+    G: Tensor
+    C: Tensor
+
+    def apply(self, A: Tensor) -> Tensor:
+        """a_i G_i for each row, (m, k)."""
+        return A @ self.G if self.G.ndim == 2 else torch.bmm(A[:, None], self.G)[:, 0]
+
+    def grad(self, A: Tensor) -> Tensor:
+        """The gradient a_i G_i - c_i, (m, k)."""
+        return self.apply(A) - self.C
+
+    def value(self, A: Tensor) -> Tensor:
+        """The value of each row, (m,), in float64."""
+        return ((0.5 * self.apply(A) - self.C).double() * A.double()).sum(1)
+
+    @property
+    def diag(self) -> Tensor:
+        """The curvature of each entry of A: (1, k) or (m, k)."""
+        d = self.G.diagonal(dim1=-2, dim2=-1)
+        return d[None] if self.G.ndim == 2 else d
+
+    def bound(self) -> Tensor:
+        """A diagonal D ⪰ G, (1, k) or (m, k), without an eigenvalue problem.
+
+        D = (|G| v) / v bounds G for every v > 0 (Collatz 1942). A few power steps on |G| scaled to unit diagonal bring v
+        to where D is nearly the largest eigenvalue of the scaled G times G's diagonal.
+        """
+        d = self.diag
+        scale = torch.where(d > 0, d.rsqrt(), 0.0)
+        S = self.G.abs() * scale[..., :, None] * scale[..., None, :]
+        u = torch.ones_like(scale)[..., None]
+        for _ in range(4):
+            u = S @ u + u
+            u = u / u.amax(-2, keepdim=True)
+        return d * (S @ u / u)[..., 0]
+
+    def damped(self, times: Tensor, A: Tensor) -> Quadratic:
+        """The model with its curvature ``times`` (m, 1) as large and the same gradient at A."""
+        G = self.G * (times[..., None] if self.G.ndim == 3 else times)
+        return Quadratic(G, self.C + Quadratic(G, torch.zeros_like(self.C)).apply(A) - self.apply(A))
+
+    def __add__(self, other: Quadratic) -> Quadratic:
+        a, b = self.G, other.G
+        return Quadratic(a + b if a.ndim == b.ndim else a + b[None] if a.ndim == 3 else a[None] + b, self.C + other.C)
+
+
+class Tie(ABC):
+    """A smooth term of the objective that has no prox, or sees both factors: log det, orthogonality, W = Hᵀ.
+
+    ``model(A, B)`` is a Quadratic in A that touches the term at A and nowhere lies below it.
+    """
+
+    @abstractmethod
+    def value(self, W: Tensor, H: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def model(self, A: Tensor, B: Tensor) -> Quadratic: ...
+
+    @property
+    @abstractmethod
+    def T(self) -> Tie:
+        """The same term with the roles of W and Hᵀ exchanged."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """minimise over W (m, k), H (k, n):  Σ loss over the data of X + prox_W's g(W) + prox_H's h(H) + ties.
+
+    X is anything that becomes a Matrix, loss and prox also their text forms. ``rows`` and ``cols`` are the processes over
+    which X's rows (with W's) and columns (with H's) are spread. Raises ValueError where the parts do not fit together.
+
+    >>> p = Problem([[1.0, 2.0], [2.0, 4.0]], "kl", "nonneg", "simplex(dim=1)")
+    >>> p.T.prox_W
+    Transposed(Simplex(dim=1))
+    """
+
+    X: Matrix
+    loss: Loss = "frobenius"  # type: ignore[assignment]
+    prox_W: Prox = None  # type: ignore[assignment]
+    prox_H: Prox = None  # type: ignore[assignment]
+    ties: tuple[Tie, ...] = ()
+    rows: Comm = field(default_factory=Comm)
+    cols: Comm = field(default_factory=Comm)
+
+    def __post_init__(self) -> None:
+        X = as_matrix(self.X)
+        loss = as_loss(self.loss).at(X)
+        parts = {"X": X, "loss": loss, "prox_W": as_prox(self.prox_W), "prox_H": as_prox(self.prox_H)}
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
+        loss.check(X.entries())
+        if X.background:
+            loss.at_zero(torch.ones(1, 1), torch.ones(1, 1))
+        spread = self.rows.size > 1 or self.cols.size > 1
+        if spread and self.ties:
+            raise ValueError("ties need whole factors, and this problem is spread over processes; use one process")
+        for comm, prox, dim, name in ((self.rows, self.prox_W, 0, "W"), (self.cols, self.prox_H, 1, "H")):
+            if comm.size > 1 and prox.couples(dim):
+                raise ValueError(
+                    f"{prox!r} on {name} couples dim {dim}, along which {name} is spread over {comm.size} processes; "
+                    "spread the other side, or constrain the other factor"
+                )
+
+    @cached_property
+    def T(self) -> Problem:
+        """The problem for Xᵀ ≈ Hᵀ Wᵀ: what solves it for W solves this one for H."""
+        ties = tuple(t.T for t in self.ties)
+        flipped = Problem(self.X.T, self.loss.T, self.prox_H.T, self.prox_W.T, ties, self.cols, self.rows)
+        flipped.__dict__["T"] = self
+        return flipped
+
+    def take(self, rows: Index) -> Problem:
+        """The problem for some of the rows of X and W."""
+        return dataclasses.replace(self, X=self.X.take(rows), prox_W=self.prox_W.take(rows, 0))
+
+    @cached_property
+    def shared(self) -> bool:
+        """Whether all rows of A have one Gram matrix: a quadratic loss, and every cell of the same weight."""
+        return self.loss.quadratic and self._gram(torch.ones(self.X.shape[1], 1, dtype=self.X.dtype, device=self.X.device)).ndim == 2
+
+    def blocks(self, rank: int) -> list[tuple[slice, Problem]]:
+        """(rows, that part of the problem), as few as there can be while the models of a block fit into memory."""
+        if rank not in self._cut:
+            cells = 0 if self.shared else self._row_bytes + 2 * rank * rank * self.X.dtype.itemsize
+            whole = self.prox_W.couples(0) or self.ties
+            blocks = [(slice(0, self.X.shape[0]), self.X)] if whole else self.X.blocks(cells)
+            self._cut[rank] = [(r, self if X is self.X else self.take(r)) for r, X in blocks]
+        return self._cut[rank]
+
+    @cached_property
+    def _cut(self) -> dict[int, list[tuple[slice, Problem]]]:
+        return {}
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        """Bytes of a row's cells and temporaries, the same number on every process."""
+        mine = torch.tensor(self.X.entries().numel() // max(1, self.X.shape[0]) * 32, device=self.X.device)
+        return int(self.cols.max(self.rows.max(mine)))
+
+    @cached_property
+    def _data(self) -> Matrix:
+        """weight · x at the stored cells."""
+        return self.X if self.X.weight is None else self.X.like(self.X.weight * self.X.entries())
+
+    @cached_property
+    def _excess(self) -> Tensor | None:
+        """The weight of each stored cell over the background, None where they are all alike."""
+        w = torch.ones_like(self.X.entries()) if self.X.weight is None else self.X.weight
+        excess = w - self.X.background
+        return excess if bool((excess != 0).any()) else None
+
+    def _gram(self, B: Tensor) -> Tensor:
+        if not self.X.background:
+            return self.X.gram(B)
+        G = self.X.background * (B.mT @ B)
+        return G if self._excess is None else G + self.X.gram(B, self._excess)
+
+    def _cells(self, f: Callable[[Tensor, Tensor], Tensor], pred: Tensor) -> Tensor:
+        """weight · f(pred, x) - background · f(pred, 0) at the stored cells: what they add to the whole matrix of zeros."""
+        x = self.X.entries().to(pred)
+        y = f(pred, x) if self.X.weight is None else self.X.weight.to(pred) * f(pred, x)
+        return y - self.X.background * f(pred, torch.zeros_like(x)) if self.X.background else y
+
+    def model(self, A: Tensor, B: Tensor) -> Quadratic:
+        """The objective's smooth part as a Quadratic in A: exact for a quadratic loss, else it touches it at A.
+
+        It is the only place where data, loss, weights, background and processes meet.
+        """
+        if self.loss.quadratic:
+            q = Quadratic(*self.cols.sum(self._gram(B), self._data @ B))
+        else:
+            pred = self.X.predict(A, B)
+            slope, G = self.cols.sum(self._slope(pred, A, B), self.X.gram(B, self._cells(self.loss.curvature, pred)))
+            flat = (G.diagonal(dim1=-2, dim2=-1) <= 0) & (slope * A > 0)  # a slope without curvature: it falls until A is 0
+            G = G + torch.diag_embed(torch.where(flat, slope / A, 0.0))
+            q = Quadratic(G, torch.bmm(A[:, None], G)[:, 0] - slope)
+        return sum((t.model(A, B) for t in self.ties), q)
+
+    def _slope(self, pred: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        """This process's part of the loss's gradient in A, given its prediction."""
+        slope = self.X.like(self._cells(self.loss.grad, pred)) @ B
+        return slope + self.X.background * self.loss.at_zero(A, B)[1] if self.X.background else slope
+
+    def gradient(self, A: Tensor, B: Tensor) -> Tensor:
+        """The gradient in A of the smooth part of the objective, (m, k)."""
+        return self._gradient_and_curvature(A, B)[0]
+
+    def _gradient_and_curvature(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient (m, k) and the diagonal curvature that the certificate measures in, (1, k) or (m, k)."""
+        if self.shared:
+            q = Quadratic(*self.cols.sum(self._gram(B), self._data @ B))
+            slope, bend = q.grad(A), q.diag
+        else:
+            parts = [part._cell_terms(A[r], B) for r, part in self._pieces()]
+            slope, bend = self.cols.sum(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        for tie in self.ties:
+            q = tie.model(A, B)
+            slope, bend = slope + q.grad(A), bend + q.diag
+        return slope, bend
+
+    def _cell_terms(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        pred, squares = self.X.predict(A, B), B.square()
+        bend = self.X.like(self._cells(self.loss.yardstick, pred)) @ squares
+        if self.X.background:
+            everywhere = [self.loss.yardstick(p, torch.zeros_like(p)) @ squares for p in self._everywhere(A, B)]
+            bend = bend + self.X.background * (squares.sum(0) if self.loss.quadratic else torch.cat(everywhere))
+        return self._slope(pred, A, B), bend
+
+    def _everywhere(self, A: Tensor, B: Tensor) -> Iterator[Tensor]:
+        """A Bᵀ, some rows at a time; nothing for a loss whose curvature does not ask for it."""
+        if not self.loss.quadratic:
+            for part in A.split(max(1, 2**24 // max(1, len(B)))):
+                yield part @ B.mT
+
+    def _pieces(self) -> Iterator[tuple[slice, Problem]]:
+        """The rows, so many at a time that a prediction of their cells fits into memory; no prox is looked at."""
+        for r, X in self.X.blocks(self._row_bytes):
+            yield r, self if X is self.X else Problem(X, self.loss, cols=self.cols)
+
+    def row_losses(self, A: Tensor, B: Tensor) -> Tensor:
+        """The loss of each row, (m,), computed and summed in float64."""
+        a, b = A.double(), B.double()
+        mine = torch.cat([part._row_losses(a[r], b) for r, part in self._pieces()])
+        return self.cols.sum(mine)[0]
+
+    def _row_losses(self, A: Tensor, B: Tensor) -> Tensor:
+        rows = self.X.sums(self._cells(self.loss, self.X.predict(A, B)))
+        return rows + self.X.background * self.loss.at_zero(A, B)[0] if self.X.background else rows
+
+    def value(self, W: Tensor, H: Tensor) -> Tensor:
+        """The objective, one float64 number."""
+        mine = self.row_losses(W, H.mT).sum() + self.prox_W.value(W)
+        (mine,), (other,) = self.rows.sum(mine), self.cols.sum(self.prox_H.value(H))
+        return sum((t.value(W, H).double() for t in self.ties), mine + other)
+
+    def certificate(self, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+        """How far from stationary W and H are, each a number that no rescaling of data or components changes.
+
+        With ∇ the gradient and D the diagonal curvature at (W, H): R = (F - prox(F - ∇/D, 1/D)) √D, and the largest
+        ‖R_q‖ / ‖F_q √D_q‖ over the components q. NaN where an operator is inexact: nothing can then be certified.
+        """
+        return self.stationarity(W, H.mT), self.T.stationarity(H.mT, W)
+
+    def stationarity(self, A: Tensor, B: Tensor) -> Tensor:
+        """The certificate of the factor A alone, one float64 number."""
+        prox = self.prox_W
+        if not prox.exact:
+            return torch.full((), torch.nan, dtype=torch.float64, device=A.device)
+        slope, D = self._gradient_and_curvature(A, B)
+        D = _usable(prox, D.expand(A.shape), slope)
+        D = group_metric(prox, D, tuple(A.shape), "mean").expand(A.shape)
+        has = D > 0
+        safe = torch.where(has, D, 1.0)
+        moved = prox(torch.where(has, A - slope / safe, A), 1 / safe)
+        R = torch.where(has, A - moved, 0.0).double() * safe.double().sqrt()
+        top, size = self.rows.sum(R.square().sum(0), (A.double().square() * D.double()).sum(0))
+        size = torch.maximum(size, 1e-10 * size.sum())  # a dying component does not hold the maximum up
+        return torch.where(top == 0, 0.0, top / size).amax().sqrt()
+
+
+def _usable(prox: Prox, D: Tensor, slope: Tensor) -> Tensor:
+    """D with the mean of its slice where a cell that matters has none: one that the prox couples, or one with a slope."""
+    if prox.dims == ():
+        return torch.where((D <= 0) & (slope != 0), D.mean(), D)
+    dims = tuple(range(D.ndim)) if prox.dims is None else tuple(d % D.ndim for d in prox.dims)
+    return torch.where(D <= 0, D.mean(dims, keepdim=True), D)

@@ -1,0 +1,104 @@
+"""What a solver is: frozen options that turn one State into the next. Alternating ones are a half-step, used twice."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..problem import Problem, Quadratic
+from ..prox import Prox
+from ..text import Spelled
+
+Memory = dict[str, Tensor]
+
+
+@dataclass
+class State:
+    """W (m, k), H (k, n), what each side's half-step remembers (tensors with a row for each of its rows), and the sweeps so far."""
+
+    W: Tensor
+    H: Tensor
+    w: Memory = field(default_factory=dict)
+    h: Memory = field(default_factory=dict)
+    sweep: int = 0
+
+
+class Solver(Spelled, ABC):
+    """How a Problem is minimised. Options are frozen; whatever changes lives in the State."""
+
+    syncs: ClassVar[bool] = False
+    """Whether a sweep asks the device for numbers."""
+
+    def check(self, problem: Problem) -> None:
+        """Raises ValueError if this solver cannot take the problem, and names one that can."""
+
+    def init(self, problem: Problem, W: Tensor, H: Tensor) -> State:
+        """The State that starts at W and H, which stay untouched."""
+        self.check(problem)
+        return State(W.clone(), H.mT.clone().mT)
+
+    @abstractmethod
+    def step(self, problem: Problem, state: State) -> State:
+        """One sweep over both factors. It may overwrite the State, never the problem."""
+
+
+class Alternating(Solver):
+    """One half-step for W, and the same one for H on the transposed problem."""
+
+    @abstractmethod
+    def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
+        """A factor that lowers q + prox's term, starting from A (m, k). It knows nothing of data or losses."""
+
+    def step(self, problem: Problem, state: State) -> State:
+        W = self.half(problem, state.W, state.H.mT, state.w)
+        Ht = self.half(problem.T, state.H.mT, W, state.h)
+        return State(W, Ht.mT, state.w, state.h, state.sweep + 1)
+
+    def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
+        """A better A (m, k) for the fixed B (n, k), block of rows by block of rows."""
+        new = torch.empty_like(A)
+        for r, part in p.blocks(A.shape[1]):
+            mine = {name: t[r] for name, t in memory.items()}
+            new[r] = self._block(part, A[r], B, mine)
+            for name, t in mine.items():
+                memory.setdefault(name, t.new_zeros(len(A), *t.shape[1:]))[r] = t
+        return new
+
+    def _block(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
+        q = p.model(A, B)
+        if p.loss.quadratic:
+            return self.rows(p.prox_W, q, A, memory)
+        return self._guarded(p, q, A, B, memory)
+
+    def _guarded(self, p: Problem, q: Quadratic, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
+        """The half-step on a model that holds only near A: a row stays where the model promised too much, and its
+        curvature is raised for the next time; no decision leaves the device."""
+        damping = memory.get("damping", A.new_ones(len(A), 1))
+        q = q.damped(damping, A)
+        new = self.rows(p.prox_W, q, A, memory)
+        before = p.row_losses(A, B)
+        promised = q.value(new) - q.value(A)
+        kept = p.row_losses(new, B) - before <= promised + 8 * torch.finfo(A.dtype).eps * before.abs()
+        kept = (kept.all().expand_as(kept) if p.prox_W.couples(0) else kept)[:, None]
+        memory["damping"] = torch.where(kept, (damping / 2).clamp(min=1), damping * 4)
+        return torch.where(kept, new, A)
+
+
+def divide(a: Tensor, d: Tensor) -> Tensor:
+    """a / d, and 0 where d is 0: no curvature, no step from the gradient."""
+    return torch.where(d > 0, a / torch.where(d > 0, d, 1.0), 0.0)
+
+
+def step_of(d: Tensor) -> Tensor:
+    """The prox step 1 / d; inf where there is no curvature, so that only the constraint's own term counts."""
+    return torch.where(d > 0, 1 / torch.where(d > 0, d, 1.0), torch.inf)
+
+
+def forget_empty(q: Quadratic, A: Tensor) -> Tensor:
+    """A with zeros in the rows without any data, so that they become prox(0, inf), whatever the start was."""
+    empty = (q.diag == 0).all(1, keepdim=True) & (q.C == 0).all(1, keepdim=True)
+    return torch.where(empty, 0.0, A)
