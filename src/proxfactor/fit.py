@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .inits import start
-from .losses import Loss
+from .losses import Frobenius, Loss
 from .matrix import Matrix, Table, as_table
 from .problem import Problem
 from .prox import Prox
@@ -37,7 +37,12 @@ class Progress:
 
     @property
     def certificate(self) -> float:
-        return max(self.row["certificate_W"], self.row["certificate_H"])
+        return _worst(self.row)
+
+
+def _worst(row: Row) -> float:
+    """The larger certificate of the two factors, NaN where one of them has none."""
+    return math.nan if any(map(math.isnan, (row["certificate_W"], row["certificate_H"]))) else max(row["certificate_W"], row["certificate_H"])
 
 
 @dataclass(eq=False)
@@ -73,7 +78,7 @@ class Result:
 
     @property
     def certificate(self) -> float:
-        return max(self.history[-1]["certificate_W"], self.history[-1]["certificate_H"], key=lambda c: (math.isnan(c), c))
+        return _worst(self.history[-1])
 
     @property
     def iterations(self) -> int:
@@ -215,7 +220,7 @@ class _Loop:
 
     def __init__(self, problem: Problem, solver: Solver, max_iter: int, tol: float, callback: Callable | None, unit: float):
         self.problem, self.solver, self.max_iter, self.tol, self.callback = problem, solver, max_iter, tol, callback
-        self.per_loss = unit ** (problem.loss.degree or 0.0)
+        self.unit = unit
         self.history: list[Row] = []
         self.stopped = ""
         self.began = time.perf_counter()
@@ -238,7 +243,7 @@ class _Loop:
                 continue
             look = at + max(1, at // 10)
             row = self._look()
-            certificate = max(row["certificate_W"], row["certificate_H"])
+            certificate = _worst(row)
             if certificate <= self.tol:
                 self._finish()
                 continue
@@ -262,7 +267,7 @@ class _Loop:
         if self.history and self.history[-1]["iteration"] == state.sweep:
             self.history.pop()
         row = self._look()
-        if max(row["certificate_W"], row["certificate_H"]) <= self.tol and self.stopped != "interrupted":
+        if _worst(row) <= self.tol and self.stopped != "interrupted":
             self.stopped = "converged"
         if self.callback:
             self.callback(self._progress())
@@ -270,14 +275,19 @@ class _Loop:
     def _look(self) -> Row:
         W, H = self.state.W, self.state.H
         loss, (w, h) = self.problem.value(W, H), self.problem.certificate(W, H)
-        numbers = torch.stack([loss * self.per_loss, w, h]).tolist()
+        numbers = torch.stack([loss, w, h]).tolist()
         if not math.isfinite(numbers[0]):
             raise ArithmeticError(
                 f"the objective became {numbers[0]} at iteration {self.state.sweep}; scale the data (values near 1 are best), "
                 "use float64, or start elsewhere with init=(W, H)"
             )
-        names = ("loss", "certificate_W", "certificate_H")
-        row = {"iteration": self.state.sweep, "seconds": time.perf_counter() - self.began, **dict(zip(names, numbers, strict=True))}
+        row = {
+            "iteration": self.state.sweep,
+            "seconds": time.perf_counter() - self.began,
+            "loss": float(np.float64(numbers[0]) * np.float64(self.unit) ** (self.problem.loss.degree or 0.0)),
+            "certificate_W": numbers[1],
+            "certificate_H": numbers[2],
+        }
         self.history.append(row)
         return row
 
@@ -374,15 +384,15 @@ def _power(problem: Problem) -> int:
     exact = problem.prox_W.exact and problem.prox_H.exact
     if problem.loss.degree is None or not sets or not exact or problem.ties:
         return 0
-    x = problem.X.entries().abs()
-    (largest,) = problem.cols.max(problem.rows.max(x.amax().double() if x.numel() else torch.zeros((), dtype=torch.float64, device=x.device)))[None]
-    return math.frexp(largest.item())[1] if largest > 0 else 0
+    x = torch.cat([problem.X.entries().abs().reshape(-1), torch.zeros(1, dtype=problem.X.dtype, device=problem.X.device)])
+    largest = problem.cols.max(problem.rows.max(x.amax())).item()
+    return min(max(math.frexp(largest)[1], -1000), 1000)  # frexp(0) has the power 0
 
 
 def _divided(problem: Problem, power: int) -> Problem:
     if power == 0:
         return problem
-    X = problem.X.like(torch.ldexp(problem.X.entries(), torch.tensor(-power)))
+    X = problem.X.like(problem.X.entries() * 2.0**-power)
     X.weight = problem.X.weight
     return dataclasses.replace(problem, X=X)
 
@@ -391,7 +401,7 @@ def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:
     """The pair (W, H) with the factor whose constraint is a cone multiplied; anything else as it is."""
     if factor == 1.0 or isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
         return pair
-    W, H = pair
+    W, H = (F if hasattr(F, "shape") else np.asarray(F) for F in pair)
     return (W * factor, H) if problem.prox_W.cone else (W, H * factor)
 
 
@@ -400,7 +410,7 @@ def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:
 
 def _status(loop: _Loop, problem: Problem) -> str:
     row, n = loop.history[-1], loop.state.sweep
-    worst = max(row["certificate_W"], row["certificate_H"])
+    worst = _worst(row)
     has = f"certificate {worst:.2g}" if worst == worst else "no certificate"
     kind = str(problem.X.dtype).removeprefix("torch.")
     if loop.stopped == "converged":
@@ -418,16 +428,13 @@ def _status(loop: _Loop, problem: Problem) -> str:
 
 def _error(problem: Problem, W: Tensor, H: Tensor) -> float:
     """‖X - WH‖ / ‖X‖ over the data, whatever the loss was."""
-    from .losses import Frobenius
-
-    X, squared = problem.X, Frobenius()
-    off = dataclasses.replace(problem, loss=squared, prox_W=None, prox_H=None, ties=())
+    off = dataclasses.replace(problem, loss=Frobenius(), prox_W=None, prox_H=None, ties=())
     (top,) = problem.rows.sum(off.row_losses(W, H.mT).sum())
     none = [F.new_zeros(len(F), 1) for F in (W, H.mT)]
     (all_of_it,) = problem.rows.sum(off.row_losses(*none).sum())
     if all_of_it == 0:
         return 0.0 if top == 0 else math.inf
-    return float((top.clamp(min=0) / all_of_it).sqrt()) if X is not None else math.nan
+    return (top.clamp(min=0) / all_of_it).sqrt().item()
 
 
 # ── names and forms ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ import datetime
 import difflib
 import gzip
 import io
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import platform
 import re
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,6 @@ _NO_PICKLE = (
 )
 _NUMERIC = ("integer", "number")
 _CSV_BLOCK = 2**25
-_GZIP_MOST = 1100  # no byte of gzip unpacks to more
 
 
 # ── a matrix in ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -97,14 +98,13 @@ def read(
         if kind != "parquet" and asked.layout not in ("auto", "wide"):
             raise ValueError(f"layout={layout!r} is for tables, and {kind} holds a matrix; leave layout out")
         with _open(path, gzipped) as file:
-            size = path.stat().st_size * (_GZIP_MOST if gzipped else 1)
             match kind:
                 case "parquet":
                     return _table(_Parquet(file), asked)
                 case "mtx":
-                    return _mtx(file, size, asked)
+                    return _mtx(file, math.inf if gzipped else path.stat().st_size, asked)
                 case "npy":
-                    return _npy(file, size, asked)
+                    return _npy(file, path.stat().st_size, asked)
                 case _:
                     return _npz(file, asked)
     except ValueError as error:
@@ -274,9 +274,9 @@ def _table(source: _Parquet | _Csv, asked: _Asked) -> Table:
     import pyarrow as pa
 
     names = source.schema.names
-    twice = [n for i, n in enumerate(names) if n in set(names[:i])] if len(set(names)) < len(names) else []
-    if twice:
-        raise ValueError(f"has two columns named {twice[0]!r}; rename one of them")
+    twice = next((n for n, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"has two columns named {twice!r}; rename one of them")
     kinds = {f.name: _kind(f.type) for f in source.schema}
     if isinstance(source, _Csv):
         kinds = {n: k if k in _NUMERIC else "text" for n, k in kinds.items()}
@@ -315,7 +315,7 @@ def _cell_columns(kinds: dict[str, str], named: bool, layout: str | tuple[str, .
         if len(names) < 3:
             raise ValueError(f"has {len(names)} columns; a long table has three: row id, column id, value. Is it layout='wide'?")
         return names[:3]
-    if layout == "wide" or named or len(names) != 3 or kinds[names[2]] not in _NUMERIC:
+    if layout == "wide" or named or len(names) != 3 or not names[0] or kinds[names[2]] not in _NUMERIC:
         return ()
     ids = [kinds[n] for n in names[:2]]
     if ids == ["text", "text"]:
@@ -489,23 +489,71 @@ def _npz_sparse(file: IO[bytes], asked: _Asked) -> Table:
     return _coo(X, asked)
 
 
-def _mtx(file: IO[bytes], size: int, asked: _Asked) -> Table:
-    import scipy.io
-
+def _mtx(file: IO[bytes], size: float, asked: _Asked) -> Table:
+    """Matrix Market, read with NumPy: a file that is cut short can end the process in scipy.io.mmread."""
+    lines = _mtx_lines(file)
+    banner, sides = next(lines, ""), next((line for line in lines if line.strip() and not line.startswith("%")), "")
     with _reading("mtx file"):
-        m, n, count, layout, field, _ = scipy.io.mminfo(file)
-    if field.startswith("complex"):
+        _, _, layout, field, symmetry = banner.lower().split()
+        m, n, *rest = map(int, sides.split())
+        count = rest[0] if layout == "coordinate" else m * n
+    if field == "complex" or symmetry == "hermitian":
         raise ValueError("holds complex numbers; real numbers are needed")
-    least = 1 if layout == "array" else 4  # "0\n", and one half where it is symmetric; "1 1\n"
-    if count * least > size:
-        raise ValueError(f"promises {count} cells, more than its {size} bytes can hold; it is damaged or cut short: fetch it again")
+    signs = {"general": 0, "symmetric": 1, "skew-symmetric": -1}
+    if layout not in ("coordinate", "array") or symmetry not in signs or min(m, n, count) < 0 or (signs[symmetry] and m != n):
+        raise ValueError(f"is an mtx of {layout} {field} {symmetry}, {m} x {n}, which the format does not know; write it again")
     if layout == "array":
-        memory_for(m, n, 8, f"the matrix in {asked.name}")
-    memory_for(m + n, 1, 16, f"the row and column numbers in {asked.name}")
+        return _mtx_array(lines, (m, n), signs[symmetry], size, asked)
+    cells = _mtx_numbers(lines, count, 2 if field == "pattern" else 3, size, asked)
+    i, j, v = cells[:, 0] - 1, cells[:, 1] - 1, np.ones(count) if field == "pattern" else cells[:, 2]
+    wrong = (i != np.rint(i)) | (j != np.rint(j)) | ~((i >= 0) & (i < m) & (j >= 0) & (j < n))
+    if wrong.any():
+        raise ValueError(
+            f"stores a cell outside its {m} x {n}, the {wrong.argmax() + 1}th; it is damaged: write it or fetch it again"
+        )
+    i, j = i.astype(np.int64), j.astype(np.int64)
+    if signs[symmetry]:  # one half is stored
+        off = i != j
+        i, j, v = np.append(i, j[off]), np.append(j, i[off]), np.append(v, signs[symmetry] * v[off])
+    return _cells(i, j, v, (m, n), None, None, asked, long=False)
+
+
+def _mtx_lines(file: IO[bytes]) -> Iterator[str]:
+    text = io.TextIOWrapper(file, "latin-1")
     with _reading("mtx file"):
-        file.seek(0)
-        X = scipy.io.mmread(file)
-    return _dense(X, None, None, asked) if isinstance(X, np.ndarray) else _coo(X, asked)
+        while line := text.readline(4096):
+            yield line
+
+
+def _mtx_array(lines: Iterator[str], shape: tuple[int, int], sign: int, size: float, asked: _Asked) -> Table:
+    m, n = shape
+    if not sign:
+        return _dense(_mtx_numbers(lines, m * n, 1, size, asked).reshape(n, m).T, None, None, asked)
+    values = _mtx_numbers(lines, m * (m + sign) // 2, 1, size, asked)[:, 0]
+    memory_for(m, n, 8, f"the matrix in {asked.name}")
+    X, (j, i) = np.zeros(shape), np.triu_indices(m, 0 if sign == 1 else 1)  # the lower half, column by column
+    X[j, i] = sign * values
+    X[i, j] = values
+    return _dense(X, None, None, asked)
+
+
+def _mtx_numbers(lines: Iterator[str], count: int, columns: int, size: float, asked: _Asked) -> np.ndarray:
+    """The rest of the file as (count, columns) numbers. What its header promises is not believed: memory follows the lines."""
+    if 2 * columns * count > size:
+        raise ValueError(f"promises {count} cells, more than its {size} bytes can hold; it is damaged or cut short: fetch it again")
+    parts, have = [np.empty((0, columns))], 0
+    lines = (line for line in lines if line.strip() and not line.startswith("%"))
+    while chunk := list(itertools.islice(lines, 2**20)):
+        have += len(chunk)
+        if have > count:
+            break
+        memory_for(2 * have, columns, 8, f"the cells in {asked.name}")
+        with _reading("mtx file"):
+            parts.append(np.loadtxt(chunk, ndmin=2, comments=None).reshape(len(chunk), columns))
+    if have != count:
+        more = "more" if have > count else f"only {have}"
+        raise ValueError(f"promises {count} cells and holds {more}; it is damaged or cut short: write it or fetch it again")
+    return np.concatenate(parts)
 
 
 def _coo(X: Any, asked: _Asked) -> Table:
@@ -827,7 +875,7 @@ def load(path: str | os.PathLike[str]) -> Result:
                 f"W is {tuple(factors[0].shape)} and H is {tuple(factors[1].shape)}, run.json says {(m, k)} and {(k, n)}"
             )
     with _part(name, "history.csv"):
-        history = _history(folder / "history.csv")
+        history = _history(folder / "history.csv", run["iterations"])
     with _part(name, "W.parquet"):
         rows = _stored_names(folder / "W.parquet", (m, k), run["names"]["rows"])
     with _part(name, "H.parquet"):
@@ -877,15 +925,15 @@ def _part(name: str, file: str) -> Iterator[None]:
         raise ValueError(f"{name}: {file} cannot be used ({why}); save the run again") from None
 
 
-def _history(file: Path) -> list[dict[str, float]]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        texts = list(csv.DictReader(lines, strict=True))
-    rows = [{key: float(value) if value else math.nan for key, value in row.items()} for row in texts]
+def _history(file: Path, iterations: int) -> list[dict[str, float]]:
+    text = file.read_text("utf-8")
+    table = csv.DictReader(text.splitlines(), strict=True)
+    rows = [{key: math.nan if value == "" else float(value) for key, value in row.items()} for row in table]
+    if not text.endswith("\n") or not rows or rows[-1]["iteration"] != iterations:
+        raise ValueError("it ends too early")
     for row in rows:
         row["iteration"] = int(row["iteration"])
         _ = row["seconds"], row["loss"], row["certificate_W"], row["certificate_H"]
-    if not rows:
-        raise ValueError("it has no rows")
     return rows
 
 

@@ -420,9 +420,13 @@ def as_table(X: Any, weight: Any = None) -> Table:
 
 
 def _weighted(X: Matrix, weight: Any) -> Matrix:
-    if X.weight is not None:
+    holes = torch.zeros_like(X.entries(), dtype=torch.bool) if X.weight is None else X.weight == 0
+    if X.weight is not None and not bool((holes | (X.weight == 1)).all()):
         raise ValueError("X has weights of its own and another weight was given; give one of the two")
-    return Dense(X.entries(), weight) if isinstance(X, Dense) else type(X)(X, weight)  # type: ignore[call-arg]
+    made = Dense(X.entries(), weight) if isinstance(X, Dense) else type(X)(X, weight)  # type: ignore[call-arg]
+    if bool(holes.any()):  # what is no data stays so
+        made.weight = (torch.ones_like(made.entries()) if made.weight is None else made.weight).masked_fill(holes, 0.0)
+    return made
 
 
 def _kind(X: Any, weight: Any) -> Matrix:
@@ -458,7 +462,8 @@ def _compressed(X: Tensor) -> Tensor:
             raise RuntimeError("it has dense dims")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(beta state|invariant).*")
-            return X.to_sparse_csr()
+            blocks = X.layout in (torch.sparse_bsr, torch.sparse_bsc)
+            return X.to_dense().to_sparse_csr() if blocks else X.to_sparse_csr()
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         raise ValueError(f"X is no valid sparse tensor: {why}; build it again, e.g. with sparse_coo_tensor") from None
@@ -566,7 +571,7 @@ def _spread(weight: Any, values: Tensor, shape: tuple[int, int]) -> Tensor:
     try:
         w = w.to(values).expand(shape)
     except RuntimeError:
-        raise ValueError(f"weight has shape {tuple(w.shape)}, X has {tuple(shape)}; give the same, or one that broadcasts") from None
+        raise ValueError(f"weight has shape {tuple(w.shape)}, X has {tuple(shape)}; give the same") from None
     return _check_weights(w)
 
 

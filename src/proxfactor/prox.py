@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import reprlib
 from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -222,7 +223,7 @@ def _array(value: Any, what: str) -> Tensor:
     try:
         t = torch.as_tensor(value, dtype=None if hasattr(value, "dtype") else torch.float64)
     except (RuntimeError, TypeError, ValueError, OverflowError):
-        raise TypeError(f"{what} is {value!r}; a number or an array of numbers is needed") from None
+        raise TypeError(f"{what} is {reprlib.repr(value)}; a number or an array of numbers is needed") from None
     if t.is_complex():
         raise TypeError(f"{what} holds complex numbers; real ones are needed")
     return t if t.is_floating_point() else t.double()

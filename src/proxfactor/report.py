@@ -8,6 +8,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +40,11 @@ def plot_history(result: Result, ax: Axes | None = None, of: str = "loss") -> Ax
 
     ``of`` is "loss" or "certificate". Without ``ax`` a new figure is made.
 
-    >>> import proxfactor as pf                                                                  # doctest: +SKIP
-    >>> plot_history(pf.factorize(X, 3), of="certificate")                                       # doctest: +SKIP
+    >>> from proxfactor import factorize
+    >>> run = factorize([[1.0, 2.0], [2.0, 4.0]], 1, W="nonneg")
+    >>> from matplotlib.figure import Figure
+    >>> plot_history(run, Figure().subplots(), of="certificate").get_ylabel()
+    'certificate'
     """
     _one_of(of, ("loss", "certificate"))
     ax = _new(ax)
@@ -56,15 +60,15 @@ def plot_history(result: Result, ax: Axes | None = None, of: str = "loss") -> Ax
         ax.legend(frameon=False)
     if result.history[0]["iteration"] > 0 and result.history[-1]["iteration"] > 50:
         _logarithmic(ax, "x")
-    if of == "certificate" or drawn.min() > 0 and drawn.max() > 20 * drawn.min():
+    if (of == "certificate" and drawn.max() > 0) or (drawn.min() > 0 and drawn.max() > 20 * drawn.min()):
         _logarithmic(ax, "y")
-    if of == "certificate" and tol and drawn.min() < tol / 30:  # W is solved to the end at last: keep the way there in view
-        ax.set_ylim(bottom=tol / 30)
+    if of == "certificate" and tol and drawn.max() > tol > 30 * drawn.min():
+        ax.set_ylim(bottom=tol / 30)  # W is solved to the end at last: keep the way there in view
     return ax
 
 
 def _logarithmic(ax: Axes, which: str) -> None:
-    ax.set(**{f"{which}scale": "log"})  # type: ignore[arg-type]
+    ax.set(**{f"{which}scale": "log"})
     axis = ax.xaxis if which == "x" else ax.yaxis
     axis.set_major_formatter(_power)
     axis.set_minor_formatter("")
@@ -79,30 +83,37 @@ def _line(ax: Axes, history: list[dict[str, float]], key: str, label: str, color
     return y
 
 
-def plot_components(result: Result, axes: Any = None, image: tuple[int, int] | None = None) -> Figure:
+def plot_components(result: Result, axes: Any = None, image: tuple[int, int] | None = None, of: str = "H") -> Figure:
     """The components, the rows of H (k, n), side by side, each on its own scale and with its share of the total ‖w_k h_k‖.
+
+    ``of="W"`` draws the columns of W (m, k) instead, as images, where the rows of X are the pixels of one.
 
     Images where the columns have an image shape (``image``, or the result's own), curves where there are many columns or
     their names are numbers that rise or fall, bars with names otherwise. ``axes``: Axes to draw on, one per component;
     without, a new figure for up to 64. Where there are fewer axes than components, the largest components are drawn.
 
-    >>> plot_components(run, image=(8, 8)).savefig("components.pdf")                             # doctest: +SKIP
+    >>> from proxfactor import factorize
+    >>> run = factorize([[1.0, 2.0], [2.0, 4.0]], 1, W="nonneg")
+    >>> from matplotlib.figure import Figure
+    >>> plot_components(run, Figure().subplots(), image=(1, 2)).axes[0].get_title()
+    '1 · 100 %'
     """
-    kind, image = _kind(result, image)
-    H, shares = _array(result.factors[1]), _shares(result)
+    _one_of(of, ("H", "W"))
+    kind, image = _kind(result, image, of)
+    F, shares = _array(result.factors[1] if of == "H" else result.factors[0].mT), _shares(result)
     if axes is None:
         import matplotlib.pyplot as plt
 
-        axes = _grid(plt.figure(layout="constrained"), min(len(H), SHOWN), kind, image)
+        axes = _grid(plt.figure(layout="constrained"), min(len(F), SHOWN), kind, image)
     places = np.ravel(axes)
     shown = _largest_components(shares, len(places))
     for ax, q in zip(places, shown, strict=False):
         if image is not None:
-            ax.imshow(_tint(H[q].reshape(image)), interpolation="none")
+            ax.imshow(_tint(F[q].reshape(image)), interpolation="none")
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=True, linewidth=0.5)
         elif kind == "curves":
-            _curve(ax, _positions(result), H[q])
+            _curve(ax, _positions(result), F[q])
         else:
             plot_loadings(result, int(q) + 1, ax, "columns", top=12)
         ax.set_title(f"{q + 1} · {_percent(shares[q])}", fontsize="medium")
@@ -116,7 +127,7 @@ def _grid(figure: Figure, count: int, kind: str, image: tuple[int, int] | None) 
     fullest = min(range(8, 4, -1), key=lambda a: -count % a)
     across = min(count, {"images": fullest, "curves": 2 if count <= 8 else 3}.get(kind, 3))
     down = math.ceil(count / across)
-    tall = 8 / across * min(image[0] / image[1], 3) + 0.25 if image else {"curves": 1.35}.get(kind, 2.8)
+    tall = 7.6 / max(across, 2) * min(image[0] / image[1], 3) + 0.2 if image else {"curves": 1.35}.get(kind, 2.8)
     figure.set_size_inches(8, down * tall + 0.3)
     return figure.subplots(down, across, sharex=kind == "curves", squeeze=False).ravel()
 
@@ -136,7 +147,11 @@ def plot_loadings(result: Result, component: int = 1, ax: Axes | None = None, of
     component counts from 1, as in the names of the components. Where there are at most 30 columns, all of them are drawn
     in their own order.
 
-    >>> plot_loadings(run, component=2, of="columns")                                            # doctest: +SKIP
+    >>> from proxfactor import factorize
+    >>> run = factorize([[1.0, 2.0], [2.0, 4.0]], 1, W="nonneg")
+    >>> from matplotlib.figure import Figure
+    >>> [t.get_text() for t in plot_loadings(run, 1, Figure().subplots()).get_yticklabels()]
+    ['row 1', 'row 0']
     """
     _one_of(of, ("rows", "columns"))
     if not 1 <= component <= result.factors[1].shape[0]:
@@ -157,7 +172,12 @@ def plot_residual(result: Result, ax: Axes | None = None, of: str = "histogram")
 
     In the picture blue is data above the fit, rust below, grey no data. Raises ValueError where the result holds no summary.
 
-    >>> plot_residual(run, of="picture")                                                         # doctest: +SKIP
+    >>> from proxfactor import factorize, metrics
+    >>> run = factorize([[1.0, 2.0], [2.0, 4.0]], 1, W="nonneg")
+    >>> run.residual = metrics.residual_summary([[1.0, 2.0], [2.0, 4.0]], *run.factors)
+    >>> from matplotlib.figure import Figure
+    >>> plot_residual(run, Figure().subplots(), of="rows").get_ylabel()
+    'relative error'
     """
     _one_of(of, ("histogram", "rows", "cols", "picture"))
     if result.residual is None:
@@ -178,7 +198,7 @@ def plot_residual(result: Result, ax: Axes | None = None, of: str = "histogram")
         ax.imshow(_tint(picture), interpolation="none", aspect="auto", extent=(0, n, m, 0))
         ax.set(xlabel="column", ylabel="row")
         ax.grid(visible=False)
-        ax.locator_params(nbins=5)
+        ax.locator_params(nbins=5, integer=True)
         return ax
     error = np.array(part["error"], dtype=float)
     ax.plot(np.arange(len(error)) * part["group"], error, "o" if len(error) < 60 else "-", color=BLUE, linewidth=1, markersize=3)
@@ -227,7 +247,7 @@ def _thin(y: np.ndarray) -> np.ndarray:
     return np.unique([i for part in parts for i in (part[np.argmin(y[part])], part[np.argmax(y[part])])])
 
 
-def _power(value: float, _: int = 0) -> str:
+def _power(value: float, _: float = 0) -> str:
     exponent = math.log10(value) if value > 0 else 0.0
     raised = f"{exponent:.0f}".translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
     return f"10{raised}" if abs(exponent - round(exponent)) < 1e-9 else f"{value:g}"
@@ -251,15 +271,25 @@ def _largest_components(shares: np.ndarray, count: int = SHOWN) -> np.ndarray:
     return np.sort(np.argsort(-shares, kind="stable")[:count])
 
 
-def _kind(result: Result, image: tuple[int, int] | None) -> tuple[str, tuple[int, int] | None]:
-    """How components are drawn: "images" (with their shape), "curves" or "bars"."""
-    n, image = result.factors[1].shape[1], image or result.image
-    if image is not None:
-        if math.prod(image) != n:
-            raise ValueError(f"an image of {image[0]} x {image[1]} has {math.prod(image)} pixels, but H has {n} columns; give image=(height, width)")
+def _kind(result: Result, image: tuple[int, int] | None, of: str = "H") -> tuple[str, tuple[int, int] | None]:
+    """How the rows of H (or the columns of W) are drawn: "images" with their shape, "curves" or "bars"."""
+    m, n = result.factors[0].shape[0], result.factors[1].shape[1]
+    image = image or result.image
+    pixels = None if image is None else math.prod(image)
+    if pixels not in (None, m, n) or (of == "W" and pixels != m):
+        given = "no image shape" if image is None else f"an image of {image[0]} x {image[1]} pixels"
+        need = "give image=(height, width) with as many pixels as there are columns, or rows"
+        raise ValueError(f"given {given} for {m} rows and {n} columns; {need}")
+    if image is not None and pixels == (n if of == "H" else m):
         return "images", (int(image[0]), int(image[1]))
     ordered = result.cols is not None and _numbers(result.cols) is not None
-    return ("curves" if ordered or result.cols is None and n > FEW else "bars"), None
+    return ("curves" if ordered or (result.cols is None and n > FEW) else "bars"), None
+
+
+def _has_maps(result: Result, image: tuple[int, int] | None) -> bool:
+    """Whether the rows of X, and not its columns, are the pixels of an image."""
+    image, m, n = image or result.image, result.factors[0].shape[0], result.factors[1].shape[1]
+    return image is not None and m != n and math.prod(image) == m
 
 
 def _numbers(names: Any) -> np.ndarray | None:
@@ -313,13 +343,13 @@ def _percent(share: float) -> str:
 
 
 def _number(value: Any) -> str:
-    if value is None or isinstance(value, float) and math.isnan(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "not available"
     return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> str:
-    """A setting as text: {"torch": "2.13"} becomes torch 2.13."""
+    """A setting as text: {"torch": "2.13"} becomes torch 2.13, [12, 16] becomes 12 x 16."""
     if isinstance(value, dict):
         return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
@@ -345,8 +375,10 @@ def write(run: Result | str | Path, path: str | Path | None = None, image: tuple
     run is a Result or a run folder, in which ``report.html`` is the default path; image the (height, width) of the
     columns where they are pixels. The file appears whole or not at all. Returns its path.
 
-    >>> write("run")                                                                             # doctest: +SKIP
-    PosixPath('run/report.html')
+    >>> import tempfile
+    >>> from proxfactor import factorize
+    >>> write(factorize([[1.0, 2.0], [2.0, 4.0]], 1, W="nonneg"), Path(tempfile.mkdtemp(), "report.html")).name
+    'report.html'
     """
     from .io import load, write_atomically
 
@@ -355,7 +387,9 @@ def write(run: Result | str | Path, path: str | Path | None = None, image: tuple
         raise ValueError('a Result has no folder to write to; give path="report.html", or the run folder that it was saved in')
     result: Any = run if folder is None else load(folder)
     if result.residual is None and result.problem is not None:
-        result = dataclasses.replace(result, residual=residual_summary(result.problem.X, *result.factors, result.rows, result.cols))
+        W, H = result.factors
+        summary = residual_summary(result.problem.X, W, H, result.rows, result.cols)
+        result = dataclasses.replace(result, residual=summary)
     target = Path(path) if path is not None else Path(folder or ".") / "report.html"
     write_atomically(target, render(result, folder=folder, image=image))
     return target
@@ -374,9 +408,10 @@ def render(result: Result, folder: Path | None = None, image: tuple[int, int] | 
 
 
 def _facts(result: Result, folder: Path | None, image: tuple[int, int] | None) -> dict[str, Any]:
-    kind, image = _kind(result, image)
+    kind, _ = _kind(result, image)
     shares = _shares(result)
     shown = _largest_components(shares)
+    command = result.settings.get("command")
     badge = _BADGES.get(result.stopped, ("warn", f"not converged: {result.stopped}"))
     asked = {"loss": result.loss, "W": result.prox_W, "H": result.prox_H, "solver": result.solver}
     settings = {k: v for k, v in result.settings.items() if v is not None and k not in ("command", "shape", "rows", "cols")}
@@ -388,10 +423,10 @@ def _facts(result: Result, folder: Path | None, image: tuple[int, int] | None) -
         "folder": None if folder is None else str(folder),
         "badge": badge,
         "asked": {k: repr(v) for k, v in asked.items()} | {k.replace("_", " "): _plain(v) for k, v in settings.items()},
-        "command": result.settings.get("command"),
+        "command": command if command is None or isinstance(command, str) else shlex.join(map(str, command)),
         "tol": result.settings.get("tol"),
         "violation": max(result.violation.values(), default=0.0),
-        "violated": any(v > 1e-6 * np.abs(_array(F)).max() for F, v in zip(result.factors, result.violation.values(), strict=False)),
+        "violated": _violated(result),
         "created": result.settings.get("created"),
         "quoted": repr(str(folder or "run")),
         "few": FEW,
@@ -403,6 +438,10 @@ def _facts(result: Result, folder: Path | None, image: tuple[int, int] | None) -
         "more": len(shares) - len(shown),
         "figures": _figures(result, kind, image),
     }
+
+
+def _violated(result: Result) -> bool:
+    return any(result.violation.get(name, 0.0) > 1e-6 * F.abs().max().item() for name, F in zip("WH", result.factors, strict=True))
 
 
 def _component(result: Result, q: int, kind: str, share: float) -> dict[str, Any]:
@@ -417,6 +456,10 @@ def _component(result: Result, q: int, kind: str, share: float) -> dict[str, Any
     }
 
 
+def _draw_residual(result: Result, of: str, figure: Figure) -> None:
+    plot_residual(result, figure.subplots(), of)
+
+
 def _strongest(picture: list[list[float | None]]) -> float:
     return max((abs(v) for line in picture for v in line if v is not None), default=0.0)
 
@@ -426,19 +469,20 @@ def _figures(result: Result, kind: str, image: tuple[int, int] | None) -> dict[s
         "loss": ("The loss over the iterations", lambda f: plot_history(result, f.subplots())),
         "certificate": ("The certificate over the iterations", lambda f: plot_history(result, f.subplots(), "certificate")),
     }
+    count, (_, shape) = min(len(result.factors[1]), SHOWN), _kind(result, image)
     if kind != "bars":
-        count = min(len(result.factors[1]), SHOWN)
-        drawn["components"] = f"The components as {kind}", lambda f: plot_components(result, _grid(f, count, kind, image), image)
+        drawn["components"] = f"The components as {kind}", lambda f: plot_components(result, _grid(f, count, kind, shape), image)
+    if _has_maps(result, image):
+        maps = _kind(result, image, "W")
+        drawn["maps"] = "The weights as images", lambda f: plot_components(result, _grid(f, count, *maps), image, "W")
     if result.residual is not None:
-        drawn |= {
-            of: (label, lambda f, of=of: plot_residual(result, f.subplots(), of))
-            for of, label in {
-                "histogram": "Histogram of data minus fit",
-                "picture": "Data minus fit over the matrix",
-                "rows": "Relative error of the rows",
-                "cols": "Relative error of the columns",
-            }.items()
-        }
+        for of, label in {
+            "histogram": "Histogram of data minus fit",
+            "picture": "Data minus fit over the matrix",
+            "rows": "Relative error of the rows",
+            "cols": "Relative error of the columns",
+        }.items():
+            drawn[of] = label, partial(_draw_residual, result, of)
     return {name: _svg(name, label, draw) for name, (label, draw) in drawn.items()}
 
 

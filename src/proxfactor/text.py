@@ -165,7 +165,10 @@ class _Reader:
             case ast.Name(id=name):
                 return self._class(name)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if all(k.arg for k in keywords):
-                return self._call(self._class(name), [self._node(a) for a in args], {k.arg: self._node(k.value) for k in keywords})
+                options = {k.arg: self._node(k.value) for k in keywords}
+                if len(options) < len(keywords):
+                    raise self._error("gives an argument twice")
+                return self._call(self._class(name), [self._node(a) for a in args], options)
             case ast.Tuple(elts=items):
                 return tuple(self._instance(self._node(i)) for i in items)
             case ast.List(elts=items):

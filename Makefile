@@ -1,0 +1,42 @@
+# Two commands do everything on a machine with Python 3.11 or later: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/proxfactor demo
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest -n 2 -m "not exhaustive"
+
+test-all: $(VENV)/test
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/demo
+	$(BIN)/python benchmarks/digits.py
+
+clean:
+	rm -rf $(VENV) demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "proxfactor needs Python 3.11 or later; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/test: $(VENV)/demo
+	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/lint: $(VENV)/demo
+	$(PIP) -e '.[test,lint]'
+	touch $@

@@ -1,0 +1,5 @@
+"""``python -m proxfactor``."""
+
+from .cli import main
+
+main()
