@@ -91,9 +91,9 @@ dist.destroy_process_group()
 def test_a_group_sums_tensors_of_any_shape_and_dtype_in_one_message(size, tmp_path):
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     where = (tmp_path / "meeting").as_uri()
-    started = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(rank), str(size), where], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(size)
-    ]
+    started = []
+    for rank in range(size):
+        command = [sys.executable, "-c", WORKER, str(rank), str(size), where]
+        started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     said = [p.communicate(timeout=120)[1] for p in started]
     assert [p.returncode for p in started] == [0] * size, "\n".join(said)

@@ -31,14 +31,16 @@ def module(file):
 def imports(file, top=False):
     """(proxfactor's module or None, the foreign package) of every import, those for type checking left out."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    hidden = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test) for n in ast.walk(i)}
+    typing = [i for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test)]
+    hidden = {id(n) for i in typing for n in ast.walk(i)}
     package = ["proxfactor", *file.relative_to(SOURCE).parts[:-1]]
     for node in tree.body if top else ast.walk(tree):
         if id(node) in hidden or not isinstance(node, ast.Import | ast.ImportFrom):
             continue
         names = [a.name for a in node.names]
         if isinstance(node, ast.ImportFrom):
-            base = (package[: len(package) - node.level + 1] if node.level else []) + (node.module.split(".") if node.module else [])
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
             names = [".".join([*base, n]) for n in names] if base == ["proxfactor"] else [".".join(base)]
         for name in names:
             first, _, rest = name.partition(".")

@@ -83,7 +83,6 @@ EXAMPLES = [
 ]
 EXACT = [p for p in EXAMPLES if p.exact]
 ELEMENTWISE = [p for p in EXACT if p.dims == ()]
-COUPLED = [p for p in EXAMPLES if p.dims != ()]
 SETS = [p for p in EXACT if p.is_set]
 
 STEPS = {
@@ -321,7 +320,10 @@ def test_strides_do_not_matter(p):
     assert torch.allclose(p(spread), p(spread.clone()), atol=1e-15)
 
 
-@pytest.mark.parametrize("p", [NonNegative(), Box(-1, 0.3), L1(0.4), L2Squared(0.7), Entropy(0.5), L1(0.4) + L2Squared(0.7)], ids=repr)
+SHAPELESS = [NonNegative(), Box(-1, 0.3), L1(0.4), L2Squared(0.7), Entropy(0.5), L1(0.4) + L2Squared(0.7)]
+
+
+@pytest.mark.parametrize("p", SHAPELESS, ids=repr)
 @pytest.mark.parametrize("shape", [(), (5,), (0,), (0, 4), (2, 3, 4)], ids=str)
 def test_an_entrywise_operator_takes_any_shape_and_a_batch_equals_a_loop(p, shape):
     x = drawn(11, *shape)
@@ -623,8 +625,12 @@ def test_empty_sets_are_refused():
 # ── sums ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("a", [NonNegative(), Box(-1, 0.8), Fixed(VALUES, MASK), Box(LOW, HIGH).T.T], ids=repr)
-@pytest.mark.parametrize("b", [NonNegative(), L1(0.4), L1(WEIGHTS), L2Squared(0.7), Entropy(WEIGHTS), L1(0.4) + L2Squared(WEIGHTS)], ids=repr)
+BOUNDS = [NonNegative(), Box(-1, 0.8), Fixed(VALUES, MASK), Box(LOW, HIGH)]
+PENALTIES = [L1(0.4), L1(WEIGHTS), L2Squared(0.7), Entropy(WEIGHTS), L1(0.4) + L2Squared(WEIGHTS)]
+
+
+@pytest.mark.parametrize("a", BOUNDS, ids=repr)
+@pytest.mark.parametrize("b", [NonNegative(), *PENALTIES], ids=repr)
 def test_a_bound_and_a_penalty_add_in_any_order(a, b):
     x = 2 * drawn(23, M, N)
     assert torch.equal((a + b)(x, STEPS["cells"]), (b + a)(x, STEPS["cells"]))
@@ -803,6 +809,6 @@ def test_the_weighted_simplex_on_a_long_grid(n, offset, ratio, total, dtype):
         s = 10 ** (ratio * torch.rand(3, n, dtype=dtype, generator=torch.Generator().manual_seed(seed)) - ratio / 2)
         y = Simplex(1, total)(x, s)
         assert (y >= 0).all()
-        assert (y.double().sum(1) - total).abs().max() <= 10 * eps * total
+        assert (y.double().sum(1) - total).abs().max() <= (30 + n / 10) * eps * total  # one running sum of n terms
         scale = total + x.abs().max().item()
         assert (y - naive_simplex(x.double(), s.double(), total)).abs().max() <= 100 * eps * scale

@@ -139,7 +139,7 @@ def test_nothing_but_names_numbers_calls_and_plus_is_read(text):
     ids=lambda text: f"{text[:8]}… {len(text)}",
 )
 def test_a_text_that_is_too_long_or_too_deep_is_refused_in_a_short_message(text):
-    with pytest.raises(ValueError, match=r"at most|not an expression|too deep|too large to convert") as caught:
+    with pytest.raises(ValueError, match=r"at most|not an expression|too deep|array of numbers is needed") as caught:
         Prox.parse(text)
     assert len(str(caught.value)) < 500
 

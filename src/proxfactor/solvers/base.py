@@ -60,9 +60,9 @@ class Alternating(Solver):
 
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         """A better A (m, k) for the fixed B (n, k), block of rows by block of rows."""
-        new = torch.empty_like(A)
+        new, before = torch.empty_like(A), dict(memory)
         for r, part in p.blocks(A.shape[1]):
-            mine = {name: t[r] for name, t in memory.items()}
+            mine = {name: t[r] for name, t in before.items()}
             new[r] = self._block(part, A[r], B, mine)
             for name, t in mine.items():
                 memory.setdefault(name, t.new_zeros(len(A), *t.shape[1:]))[r] = t
