@@ -22,8 +22,8 @@ import scipy.io
 import scipy.sparse
 import torch
 
-from proxfactor import Dense, Observed, Sparse, factorize, io, matrix
-from proxfactor.io import check_target, load, read, save, write_atomically, write_table
+from proxfactor import Dense, Observed, Sparse, factorize, matrix
+from proxfactor.io import check_target, files, load, read, runs, save, tables, write_atomically, write_table
 
 X = np.array([[1.0, 0.0, 3.0], [np.nan, 5.0, 0.0]])
 FULL = np.array([[1.0, 0.0, 3.0], [4.0, 5.0, 0.0]])
@@ -173,7 +173,7 @@ def test_the_first_column_of_a_csv_that_has_no_name_is_the_index_of_pandas(tmp_p
 
 
 def test_csv_longer_than_a_block_is_read_whole(file, monkeypatch):
-    monkeypatch.setattr(io, "_CSV_BLOCK", 2000)
+    monkeypatch.setattr(tables, "_CSV_BLOCK", 2000)
     values = np.arange(4000.0).reshape(1000, 4)
     text = "name,a,b,c,d\n" + "".join(f"r{i}," + ",".join(f"{v:g}" for v in row) + "\n" for i, row in enumerate(values))
     table = read(file("x.csv", text))
@@ -182,7 +182,7 @@ def test_csv_longer_than_a_block_is_read_whole(file, monkeypatch):
 
 
 def test_integers_that_turn_into_fractions_later_in_a_csv_are_read(file, monkeypatch):
-    monkeypatch.setattr(io, "_CSV_BLOCK", 100)
+    monkeypatch.setattr(tables, "_CSV_BLOCK", 100)
     text = "a,b,c,d\n" + "1,2,3,4\n" * 50 + "1.5,2,,4\n"
     assert cells(read(file("x.csv", text)))[-1, 0] == 1.5
 
@@ -725,13 +725,26 @@ def test_a_result_comes_back_as_it_was_saved(result, tmp_path):
         result.error,
         result.violation,
     )
-    assert back.settings == json.loads(json.dumps(result.settings))
+    assert back.settings.items() >= json.loads(json.dumps(result.settings)).items()
     assert back.history == result.history
     assert back.image == (1, 5)
     assert back.residual["shape"] == [8, 5]
     assert back.form == "numpy"
     assert np.allclose(back.W, result.factors[0].numpy())
     assert (back.certificate, back.iterations, back.seconds) == (result.certificate, result.iterations, result.seconds)
+
+
+def test_a_loaded_result_tells_how_it_was_made_and_still_does_when_it_is_saved_again(result, tmp_path):
+    save(result, tmp_path / "first", command=["proxfactor", "fit"])
+    told = json.loads((tmp_path / "first" / "run.json").read_text())
+    back = load(tmp_path / "first")
+    assert back.settings == told["settings"] | {key: told[key] for key in ("command", "versions", "created")}
+    save(back, tmp_path / "second")
+    assert json.loads((tmp_path / "second" / "run.json").read_text()) == told
+    save(back, tmp_path / "third", command="by hand")
+    assert load(tmp_path / "third").settings == back.settings | {"command": "by hand"}
+    save(result, tmp_path / "fourth")
+    assert load(tmp_path / "fourth").settings.keys() == back.settings.keys() - {"command"}
 
 
 def test_the_tables_of_a_run_open_anywhere(result, tmp_path):
@@ -883,10 +896,10 @@ def disk_full(*_):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("when", ["_sync", "_write_run"])
+@pytest.mark.parametrize("when", [(files, "_sync"), (runs, "_write_run")], ids=["_sync", "_write_run"])
 def test_a_write_that_fails_leaves_the_old_run_and_nothing_else(result, tmp_path, monkeypatch, when):
     save(result, tmp_path / "run")
-    monkeypatch.setattr(io, when, disk_full)
+    monkeypatch.setattr(*when, disk_full)
     with pytest.raises(OSError, match="No space"):
         save(dataclasses.replace(result, status="new"), tmp_path / "run")
     assert load(tmp_path / "run").status == result.status
@@ -903,7 +916,7 @@ def test_leftovers_of_killed_writes_are_cleaned_up_and_a_run_moved_aside_comes_b
     (tmp_path / f".run.{os.getppid()}.tmp").mkdir()  # of a process that is alive: it may still be writing
     (tmp_path / "run").rename(tmp_path / f".run.{pid}.old")
     assert load(tmp_path / "run").status == result.status
-    monkeypatch.setattr(io, "_write_run", disk_full)
+    monkeypatch.setattr(runs, "_write_run", disk_full)
     with pytest.raises(OSError, match="No space"):
         save(result, tmp_path / "run")
     assert load(tmp_path / "run").status == result.status
@@ -1014,7 +1027,7 @@ def test_a_single_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "new folder" / "a\nb.html"
     assert write_atomically(path, "ü") == path
     assert write_atomically(path, b"\x00bytes").read_bytes() == b"\x00bytes"
-    monkeypatch.setattr(io, "_sync", disk_full)
+    monkeypatch.setattr(files, "_sync", disk_full)
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, "new")
     assert path.read_bytes() == b"\x00bytes"

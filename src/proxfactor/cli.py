@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import os
+import shlex
+import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,20 +19,35 @@ from cyclopts import App, CycloptsError, Parameter
 
 if TYPE_CHECKING:
     from .fit import Progress, Result
+    from .matrix import Table
+    from .prox import Prox
 
-DONE, NOT_CONVERGED, BAD_INPUT = 0, 1, 2
+DONE, NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 app = App(
     name="proxfactor",
     help="Constrained matrix factorization: X ≈ W H, any loss, any constraint, no learning rate to set.",
     help_epilogue="Exit codes: 0 done, 1 the fit did not converge but was saved, 2 bad input.",
     version=lambda: __import__("proxfactor").__version__,
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
 )
 
 Missing = Literal["nan", "zeros", "none"]
 Duplicates = Literal["error", "sum", "mean", "last"]
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True)]
-Quiet = Annotated[bool, Parameter(negative="")]
+
+
+def _whole(_: Any, tokens: Any) -> int:
+    text = tokens[0].value
+    try:
+        return int(text)  # Cyclopts alone would take 2.5 for 2
+    except ValueError:
+        raise ValueError(f"{text} is no whole number") from None
+
+
+Whole = Parameter(converter=_whole)
 
 
 @app.command
@@ -34,23 +55,23 @@ def fit(
     data: str,
     /,
     *,
-    rank: Annotated[int | None, Parameter(name=["--rank", "-k"])] = None,
+    rank: Annotated[int | None, Whole, Parameter(name=["--rank", "-k"])] = None,
     W: Annotated[str | None, Parameter(name="--W")] = None,
     H: Annotated[str | None, Parameter(name="--H")] = None,
-    loss: str = "frobenius",
+    loss: str | None = None,
     weight: str | None = None,
-    missing: Missing = "nan",
-    layout: str = "auto",
-    duplicates: Duplicates = "error",
+    missing: Missing | None = None,
+    layout: str | None = None,
+    duplicates: Duplicates | None = None,
     tensor: list[str] | None = None,
     init: str = "auto",
     solver: str = "auto",
-    max_iter: int = 10_000,
+    max_iter: Annotated[int, Whole] = 10_000,
     tol: float = 1e-5,
-    seed: int = 0,
+    seed: Annotated[int, Whole] = 0,
     image: str | None = None,
     out: str = "run",
-    quiet: Quiet = False,
+    quiet: bool = False,
 ) -> int:
     """Factor a table, X ≈ W H, and save the run with its report.
 
@@ -61,24 +82,26 @@ def fit(
     rank
         The number of components.
     W
-        The constraint on W, e.g. "nonneg" or "simplex(dim=1)"; `proxfactor operators` lists them.
+        The constraint on W, e.g. "nonneg" or "simplex(dim=1)"; `proxfactor operators` lists them. None, if left out.
     H
         The constraint on H, e.g. "nonneg + l1(0.1)".
     loss
-        "frobenius" (squared error) or "kl" (counts).
+        "frobenius" (squared error; the default) or "kl" (counts).
     weight
-        A file with a weight for each cell, 0 where there is no data.
+        A file like the data with a weight for each cell, 0 where there is no data.
     missing
-        Which cells are no data. nan: NaN, and in a long table the pairs that do not occur. zeros: also the zeros of a dense
-        table and the cells that npz and mtx do not store. none: nothing is missing.
+        Which cells are no data. nan (the default): NaN, and in a long table the pairs that do not occur. zeros: also the
+        zeros of a dense table and the cells that npz and mtx do not store. none: nothing is missing.
     layout
-        "wide" (rows x columns), "long" (row id, column id, value) or three column names, as user,item,rating.
+        "wide" (rows x columns), "long" (row id, column id, value) or three column names, as user,item,rating; told by the
+        columns, if left out.
     duplicates
-        What a pair that occurs twice in a long table means.
+        What a pair that occurs twice in a long table means; an error, if left out.
     tensor
         NAME=FILE.npy, what $NAME in a constraint stands for; may be repeated.
     init
-        "random", "svd", or the folder of a run to go on from.
+        "random", "svd", or the folder of a run to go on from, with its constraints, loss, weights and way of reading the data
+        unless others are given.
     solver
         "auto", "hals" or "palm".
     max_iter
@@ -88,11 +111,11 @@ def fit(
     seed
         Of the random start.
     image
-        The shape of a row of H as an image, e.g. 28x28, for the report.
+        The shape of an image whose pixels are the columns (or the rows), e.g. 28x28, for the report.
     out
         The run folder to write.
     quiet
-        Print nothing but errors.
+        Print nothing but errors, and advice where the fit did not converge.
     """
     from . import io
     from .fit import factorize
@@ -100,28 +123,29 @@ def fit(
     from .prox import Prox
 
     io.check_target(out)
-    tensors = _tensors(tensor or [])
+    tensors = dict(map(_tensor, tensor or []))
     prox = [None if text is None else Prox.parse(text, tensors) for text in (W, H)]
-    known = Loss.parse(loss)
+    known = None if loss is None else Loss.parse(loss)
     shape = _shape(image)
-    reading = {"missing": missing, "layout": layout, "duplicates": duplicates}
-    table = io.read(data, **reading)  # type: ignore[arg-type]
-    if shape and shape[0] * shape[1] != table.matrix.shape[1]:
-        raise ValueError(f"--image {image} has {shape[0] * shape[1]} pixels, {data} has {table.matrix.shape[1]} columns; they must be as many")
-    first = io.load(init) if Path(init).is_dir() else init
+    first = _start(init)
     if rank is None and isinstance(first, str):
         raise ValueError("the number of components is missing; give --rank, e.g. --rank 10")
-    weights = None if weight is None else _weights(weight, reading)
+    reading = {k: v for k, v in (("missing", missing), ("layout", layout), ("duplicates", duplicates)) if v}
+    if not isinstance(first, str):
+        prox = [prox[0] or first.prox_W, prox[1] or first.prox_H]
+        known, shape, weight = known or first.loss, shape or first.image, weight or first.settings.get("weight")
+        reading = first.settings.get("read", {}) | reading
+    table = io.read(data, **reading)
+    _check_image(shape, table.matrix.shape)
+    weights = None if weight is None else _weights(weight, reading, table)
     with _shown(quiet, max_iter) as callback:
         result = factorize(
-            table, rank, W=prox[0], H=prox[1], loss=known, weight=weights, init=first, solver=solver,
+            table, rank, W=prox[0], H=prox[1], loss=known or "frobenius", weight=weights, init=first, solver=solver,
             max_iter=max_iter, tol=tol, seed=seed, callback=callback,
         )  # fmt: skip
-    result.settings |= {"data": data, "read": reading}
+    result.settings |= {"data": data, "read": reading, "weight": weight}
     _saved(result, out, shape)
-    if not quiet:
-        print(_summary(result))
-        print(f"Saved in {out}; the report is {Path(out) / 'report.html'}")
+    _tell(result, data, out, quiet)
     return DONE if result.converged else NOT_CONVERGED
 
 
@@ -169,8 +193,13 @@ def predict(run: str, /, *, rows: Names = None, cols: Names = None, out: str | N
         Where to write the table (parquet or csv, by its ending); the terminal, if left out.
     """
     from . import io
+    from .matrix import memory_for
 
+    if [] in (rows, cols):
+        raise ValueError("--rows and --cols need at least one name; leave them out for all")
     result = io.load(run)
+    m, n = result.settings["shape"]
+    memory_for(len(rows or range(m)), len(cols or range(n)), 8, "the completed matrix")
     pred = result.predict(rows, cols)
     names = [asked if asked else range(count) if known is None else known
              for asked, known, count in ((rows, result.rows, pred.shape[0]), (cols, result.cols, pred.shape[1]))]  # fmt: skip
@@ -189,7 +218,7 @@ def report(run: str, /, *, out: str | None = None, image: str | None = None) -> 
     out
         Where to write it; report.html in the run's folder, if left out.
     image
-        The shape of a row of H as an image, e.g. 28x28.
+        The shape of an image whose pixels are the columns (or the rows), e.g. 28x28; what the fit was given, if left out.
     """
     from .report import write
 
@@ -198,7 +227,7 @@ def report(run: str, /, *, out: str | None = None, image: str | None = None) -> 
 
 
 @app.command
-def demo(*, out: str = "demo", quiet: Quiet = False) -> int:
+def demo(*, out: str = "demo", quiet: bool = False) -> int:
     """Factor two tables that ship with proxfactor: handwritten digits into parts, and ratings with holes.
 
     Parameters
@@ -227,8 +256,8 @@ def demo(*, out: str = "demo", quiet: Quiet = False) -> int:
         if not quiet:
             print(f"\n{name}: {_summary(result)}")
             if name == "ratings":
-                print(f"  hidden cells        relative error {_hidden_error(result, table, truth):.4f} against the truth, which nobody saw")
-            print(f"  report              {Path(folder) / 'report.html'}")
+                print(f"  {'hidden cells':<19} relative error {_hidden_error(result, table, truth):.4f} to the truth without noise")
+            print(f"  {'report':<19} {Path(folder) / 'report.html'}")
         code = code if result.converged else NOT_CONVERGED
     return code
 
@@ -236,63 +265,128 @@ def demo(*, out: str = "demo", quiet: Quiet = False) -> int:
 @app.command
 def operators() -> int:
     """The constraints and penalties that --W and --H take."""
-    from rich.console import Console
-    from rich.table import Table as Grid
-
     from .prox import Prox
 
-    grid = Grid("name", "short", "formula", "couples", "convex", "steps", "what it does", box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for kind in Prox.catalogue():
-        dims = kind.dims
-        couples = "along dim" if "dim" in kind.__annotations__ else "nothing" if kind.__annotations__.get("inner") is None else "as inside"
-        told = [str(getattr(kind, name)) if not isinstance(getattr(kind, name), property) else "as inside" for name in ("convex", "metric")]
-        line = (kind.__doc__ or "").split("\n")[0].split(": g = ")[0].rstrip(".")
-        grid.add_row(kind.__name__, kind.alias, kind.formula, couples if dims is not None else "all", *told, line)  # type: ignore[attr-defined]
-    Console().print(grid)
+    rows = [["name", "short", "formula", "couples", "metric", "convex", "exact", "what it does"], *map(_operator, Prox.catalogue())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    wide = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= sum(widths) + 2 * len(widths)
+    for row in rows:
+        *cells, words = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        line = "  ".join([*cells, words]) if wide else " ".join(cells)
+        print(line.rstrip())
+        if not wide and row is not rows[0]:
+            print(f"    {words.rstrip()}")
+    print(LEGEND)
     return DONE
+
+
+LEGEND = """
+couples  the entries that depend on each other: none, those along dim, all;
+         as g: those that the operator inside couples
+metric   the steps it honours: one for each element, the same by a weighted
+         form, or one for each group that it couples
+exact    no: it minimises nothing, so that a fit with it has no certificate"""
+
+
+def _operator(kind: type[Prox]) -> list[str]:
+    """What an operator's class says of itself; "as g" where only the operator inside can."""
+    from .prox import Prox
+
+    dims: Any = kind.dims
+    fields = inspect.signature(kind).parameters
+    couples = "none" if dims is Prox.dims else "all" if dims is None else "dim" if "dim" in fields else "as g"
+    said = [getattr(kind, name) for name in ("metric", "convex", "exact")]
+    told = ["as g" if isinstance(value, property) else {True: "yes", False: "no"}.get(value, value) for value in said]
+    words = (kind.__doc__ or "").splitlines()[0].split(": ")[0].rstrip(".")
+    return [kind.__name__, kind.alias, kind.formula, couples, *told, words]
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code; bad input ends in one sentence on stderr and code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show ≈ shows a question mark
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _say(f"warning: {' '.join(str(message).split())}")
+        sys.exit(_code(tokens))
+
+
+def _code(tokens: Sequence[str] | None) -> int:
     try:
-        code = app(tokens, exit_on_error=False, print_error=True)
-    except CycloptsError:
-        code = BAD_INPUT
+        code = app(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return code or DONE
+    except BrokenPipeError:  # the reader, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except CycloptsError as error:
+        _say(f"error: {_one_line(error).rstrip('.')}. See proxfactor {' '.join([*(error.command_chain or ()), '--help'])}.")
     except (ValueError, TypeError, OSError, MemoryError, ArithmeticError) as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-        code = BAD_INPUT
+        _say(f"error: {_one_line(error)}")
     except KeyboardInterrupt:
-        print("Interrupted before there was anything to save.", file=sys.stderr)
-        code = NOT_CONVERGED
-    sys.exit(code if isinstance(code, int) else DONE)
+        _say("Interrupted; nothing more was written.")
+        return INTERRUPTED
+    return BAD_INPUT
 
 
-def _sentence(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text}; ask for a smaller --rank or give less data" if text.startswith("Unable to allocate") else text
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _tensors(pairs: list[str]) -> dict[str, Any]:
+def _tensor(pair: str) -> tuple[str, Any]:
     import numpy as np
 
-    tensors = {}
-    for pair in pairs:
-        name, equals, file = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"--tensor {pair!r} must be NAME=FILE.npy, for a constraint that says $NAME")
-        tensors[name] = np.load(file, allow_pickle=False)
-    return tensors
+    name, equals, file = pair.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"--tensor {pair!r} must be NAME=FILE.npy, for a constraint that says $NAME")
+    try:
+        array = np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"--tensor {pair!r}: {file} does not exist; check the spelling and the folder") from None
+    except (OSError, ValueError):
+        array = None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise ValueError(f"--tensor {pair!r}: {file} is no npy file of numbers; write the array with numpy.save")
+    return name, array
 
 
-def _weights(file: str, reading: dict[str, Any]) -> Any:
-    from . import io
+def _start(init: str) -> Any:
+    """The name of a start, or the run to go on from."""
+    from . import inits
+    from .io import load
 
-    X = io.read(file, **reading | {"missing": "none"}).matrix
-    return X.entries() if X.background == 0 else X
+    names = ("auto", *inits.NAMES)
+    if Path(init).is_dir():
+        return load(init)
+    if init.strip().lower() in names:
+        return init
+    near = difflib.get_close_matches(init, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"give {', '.join(inits.NAMES)} or the folder that a fit wrote"
+    raise ValueError(f"--init {init!r} is no start and no run folder; {hint}")
+
+
+def _weights(file: str, reading: dict[str, Any], data: Table) -> Any:
+    from .io import read
+    from .matrix import Dense
+
+    table = read(file, **reading | {"missing": "nan"})
+    X = table.matrix
+    if X.weight is not None:
+        raise ValueError(f"--weight {file} holds NaN; a weight is a number of at least 0, and 0 where there is no data")
+    for what, mine, theirs in (("row", table.rows, data.rows), ("column", table.cols, data.cols)):
+        if mine is not None and theirs is not None and list(map(str, mine)) != list(map(str, theirs)):
+            raise ValueError(f"--weight {file} has other {what} names than the data, or another order; give it the same, or none")
+    return X.entries() if isinstance(X, Dense) else X
 
 
 def _shape(image: str | None) -> tuple[int, int] | None:
@@ -302,6 +396,14 @@ def _shape(image: str | None) -> tuple[int, int] | None:
     if len(sides) != 2 or not all(s.strip().isdecimal() and int(s) > 0 for s in sides):
         raise ValueError(f"--image {image!r} must be HEIGHTxWIDTH, e.g. 28x28")
     return int(sides[0]), int(sides[1])
+
+
+def _check_image(image: tuple[int, int] | None, shape: tuple[int, int]) -> None:
+    if image is not None and image[0] * image[1] not in shape:
+        raise ValueError(
+            f"an image of {image[0]} x {image[1]} has {image[0] * image[1]} pixels, and the data has {shape[1]} columns and "
+            f"{shape[0]} rows; give --image HEIGHTxWIDTH with as many pixels as there are columns, or rows"
+        )
 
 
 # ── what comes out ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,17 +423,28 @@ def _summary(result: Result) -> str:
         ("loss, constraints", f"{result.loss!r}, W {result.prox_W!r}, H {result.prox_H!r}"),
         ("iterations", f"{result.iterations} of {result.solver!r} in {result.seconds:.1f} s"),
         ("relative error", f"{result.error:.4f}"),
-        ("certificate", f"W {result.history[-1]['certificate_W']:.1e}, H {result.history[-1]['certificate_H']:.1e}"),
+        ("certificate", ", ".join(f"{F} {_tiny(result.history[-1][f'certificate_{F}'])}" for F in "WH")),
     ]
     return "\n".join([result.status, *(f"  {name:<19} {value}" for name, value in lines)])
 
 
-def _hidden_error(result: Result, table: Any, truth: Any) -> float:
+def _hidden_error(result: Result, table: Table, truth: Any) -> float:
     import numpy as np
+    import torch
 
-    hidden = np.ones(truth.shape, dtype=bool)
-    hidden[table.matrix._rows().numpy(), table.matrix.col.numpy()] = False
+    X = table.matrix
+    hidden = (X.like(torch.ones_like(X.entries())) @ torch.eye(X.shape[1], dtype=X.dtype) == 0).numpy()
     return float(np.linalg.norm((result.predict() - truth)[hidden]) / np.linalg.norm(truth[hidden]))
+
+
+def _tell(result: Result, data: str, out: str, quiet: bool) -> None:
+    advice = []
+    if result.stopped in ("max_iter", "interrupted"):
+        advice = [f"Go on with: proxfactor fit {shlex.quote(data)} --init {shlex.quote(out)}"]
+    if not quiet:
+        print("\n".join([_summary(result), f"Saved in {out}; the report is {Path(out) / 'report.html'}", *advice]))
+    elif not result.converged:
+        _say("\n".join([result.status, f"Saved in {out}.", *advice]))
 
 
 def _table(names: list[str], columns: list[Any], out: str | None) -> None:
@@ -376,7 +489,7 @@ class _Lines:
         if passed < self.next:
             return
         self.next = 1.1 * passed + 1
-        print(f"iteration {int(row['iteration']):>6}  loss {row['loss']:.6g}  certificate {progress.certificate:.1e}", file=sys.stderr, flush=True)
+        _say(f"iteration {int(row['iteration']):>6}  loss {row['loss']:.6g}  certificate {_tiny(progress.certificate)}")
 
 
 @contextmanager
@@ -386,35 +499,39 @@ def _bar(max_iter: int) -> Iterator[Callable[[Progress], None]]:
 
     columns = [TextColumn("iteration {task.fields[iteration]}"), BarColumn(None), TextColumn("loss {task.fields[loss]}")]
     columns += [TextColumn("certificate {task.fields[certificate]}"), TextColumn("{task.fields[left]}")]
-    looks: list[tuple[int, float, float]] = []
+    looks: list[tuple[int, float]] = []
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=1.0, iteration=0, loss="…", certificate="…", left="")
 
         def show(progress: Any) -> None:
-            row = progress.row
-            looks.append((int(row["iteration"]), row["seconds"], progress.certificate))
+            row, certificate = progress.row, progress.certificate
+            at = int(row["iteration"])
+            looks.append((at, certificate))
             end = expected_end(looks, progress.tol, max_iter)
-            left = (end - looks[-1][0]) * looks[-1][1] / looks[-1][0]
-            words = {"iteration": looks[-1][0], "loss": f"{row['loss']:.6g}", "certificate": f"{progress.certificate:.1e}"}
-            bar.update(task, completed=looks[-1][0] / max(end, 1), left=f"about {_clock(left)} left", **words)
+            left = f"about {_clock((end - at) * row['seconds'] / at)} left"
+            bar.update(task, completed=at / end, iteration=at, loss=f"{row['loss']:.6g}", certificate=_tiny(certificate), left=left)
 
         yield show
 
 
-def expected_end(looks: list[tuple[int, float, float]], tol: float, max_iter: int) -> int:
-    """The iteration at which the certificate is expected to reach tol, if it goes on falling as in the second half of the looks.
+def expected_end(looks: list[tuple[int, float]], tol: float, max_iter: int) -> int:
+    """The iteration at which the certificate reaches tol, if it goes on falling as in the second half of the looks.
 
-    >>> expected_end([(1, 0.1, 1e-1), (10, 0.2, 1e-2), (20, 0.3, 1e-3)], 1e-5, 1000)
+    >>> expected_end([(1, 1e-1), (10, 1e-2), (20, 1e-3)], 1e-5, 1000)
     40
     """
     import math
 
-    now, _, last = looks[-1]
-    then, _, before = looks[(len(looks) - 1) // 2]
+    now, last = looks[-1]
+    then, before = looks[(len(looks) - 1) // 2]
     if not (0 < last < before and now > then):
         return max_iter
     rate = math.log(before / last) / (now - then)
     return min(max_iter, now + math.ceil(round(math.log(max(last / tol, 1.0)) / rate, 6)))
+
+
+def _tiny(value: float) -> str:
+    return "none" if value != value else f"{value:.1e}"
 
 
 def _clock(seconds: float) -> str:

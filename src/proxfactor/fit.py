@@ -118,7 +118,7 @@ class Result:
         Columns are aligned by name where both have names. Raises ValueError for missing or unknown columns. For the X of
         the fit it gives W to rounding, unless the constraint on W is not convex.
         """
-        table = aligned(as_table(X, weight), self.cols)
+        table = as_table(X, weight).with_columns(self.cols)
         H = self.factors[1]
         if table.matrix.shape[1] != H.shape[1]:
             raise ValueError(f"X has {table.matrix.shape[1]} columns, the fit had {H.shape[1]}; give the same columns")
@@ -190,7 +190,7 @@ def factorize(
         "dtype": str(problem.X.dtype).removeprefix("torch."),
         "shape": list(problem.X.shape),
     }
-    loop = _Loop(scaled, how, max_iter, tol, callback, 2.0**power)
+    loop = _Loop(scaled, how, max_iter, tol, callback, _unit(problem.loss, power))
     loop.run(W0, H0)
     W1, H1 = _cone_times(scaled, (loop.state.W, loop.state.H), 2.0**power)
     return Result(
@@ -220,7 +220,7 @@ class _Loop:
 
     def __init__(self, problem: Problem, solver: Solver, max_iter: int, tol: float, callback: Callable | None, unit: float):
         self.problem, self.solver, self.max_iter, self.tol, self.callback = problem, solver, max_iter, tol, callback
-        self.unit = unit
+        self.unit = unit  # of the loss: what one unit of the scaled problem is worth
         self.history: list[Row] = []
         self.stopped = ""
         self.began = time.perf_counter()
@@ -284,7 +284,7 @@ class _Loop:
         row = {
             "iteration": self.state.sweep,
             "seconds": time.perf_counter() - self.began,
-            "loss": float(np.float64(numbers[0]) * np.float64(self.unit) ** (self.problem.loss.degree or 0.0)),
+            "loss": numbers[0] * self.unit,
             "certificate_W": numbers[1],
             "certificate_H": numbers[2],
         }
@@ -334,7 +334,7 @@ def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any) -> tuple[Table, Proble
     if isinstance(X, Problem):
         if W is not None or H is not None or weight is not None or loss != "frobenius":
             raise ValueError("X is a Problem, which has constraints, loss and weights of its own; give them there, or give the data as X")
-        return Table(X.X, form="torch"), X
+        return Table(X.X, form=X.X.form), X
     table = as_table(X, weight)
     return table, Problem(table.matrix, loss, W, H)
 
@@ -387,6 +387,13 @@ def _power(problem: Problem) -> int:
     x = torch.cat([problem.X.entries().abs().reshape(-1), torch.zeros(1, dtype=problem.X.dtype, device=problem.X.device)])
     largest = problem.cols.max(problem.rows.max(x.amax())).item()
     return min(max(math.frexp(largest)[1], -1000), 1000)  # frexp(0) has the power 0
+
+
+def _unit(loss: Loss, power: int) -> float:
+    try:
+        return 2.0 ** (power * (loss.degree or 0.0))
+    except OverflowError:
+        return math.inf
 
 
 def _divided(problem: Problem, power: int) -> Problem:
@@ -467,23 +474,6 @@ def numbers_of(asked: Any, names: np.ndarray | None, count: int, what: str) -> T
         few = ", ".join(list(known)[:3])
         raise ValueError(f"there is no {what} {odd[0]!r}; " + (f"they are numbered 0 to {count - 1}" if names is None else f"known are {few}, …"))
     return torch.tensor([known[str(a)] for a in asked], dtype=torch.int64)
-
-
-def aligned(table: Table, cols: np.ndarray | None) -> Table:
-    """The table with its columns in the order of ``cols``, where both have names. Raises ValueError naming what does not match."""
-    if table.cols is None or cols is None:
-        return table
-    have, want = [str(c) for c in table.cols], [str(c) for c in cols]
-    if have == want:
-        return table
-    missing, unknown = [c for c in want if c not in set(have)], [c for c in have if c not in set(want)]
-    if missing or unknown:
-        said = [f"{len(part)} {word} ({', '.join(map(repr, part[:5]))}{', …' if len(part) > 5 else ''})"
-                for word, part in (("missing", missing), ("unknown", unknown)) if part]  # fmt: skip
-        raise ValueError(f"the columns do not match those of the fit: {' and '.join(said)}; rename, drop or add columns (NaN where there is no data)")
-    place = {c: j for j, c in enumerate(have)}
-    X = table.matrix.T.take(torch.tensor([place[c] for c in want], device=table.matrix.device)).T
-    return Table(X, table.rows, cols, table.form)
 
 
 def _on(X: Matrix, like: Tensor) -> Matrix:

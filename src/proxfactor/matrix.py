@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +22,9 @@ from .prox import Index
 BLOCK = 2**28
 """Bytes of temporaries that one block of rows may take."""
 
+PAIRS = 2**26
+"""Bytes of temporaries that the pairs of components of one product may take."""
+
 
 class Matrix(ABC):
     """X (m, n) as its stored cells: ``entries()``, their ``weight`` (None: all one) in the same layout, and a background."""
@@ -31,6 +34,8 @@ class Matrix(ABC):
     device: torch.device
     weight: Tensor | None
     background: float
+    form: str = "torch"
+    """Whether it was made from torch tensors or NumPy arrays, in which factors then go back."""
 
     @property
     @abstractmethod
@@ -87,12 +92,12 @@ class Matrix(ABC):
 
 
 def _outer_products(S: Matrix, B: Tensor) -> Tensor:
-    """Σ_j s_ij b_j b_jᵀ for each row, (m, k, k): one product with X per component, above the diagonal only."""
+    """Σ_j s_ij b_j b_jᵀ for each row, (m, k, k): products of S with the pairs of columns of B, above the diagonal only."""
     k = B.shape[1]
     G = torch.empty(S.shape[0], k, k, dtype=B.dtype, device=B.device)
-    for q in range(k):
-        G[:, q, q:] = S @ (B[:, q : q + 1] * B[:, q:])
-        G[:, q:, q] = G[:, q, q:]
+    pairs = torch.triu_indices(k, k, device=B.device)
+    for p, q in pairs.split(max(k, PAIRS // max(1, sum(S.shape) * B.dtype.itemsize)), dim=1):
+        G[:, p, q] = G[:, q, p] = S @ (B[:, p] * B[:, q])
     return G
 
 
@@ -108,6 +113,7 @@ class Dense(Matrix):
 
     def __init__(self, X: Any, weight: Any = None):
         values = _floating(X, "X")
+        self.form = _form(X)
         _check_2d(values)
         if weight is not None and _is_sparse(weight):
             raise ValueError("weight is sparse and X is not; give weight as a dense array, or X as Sparse or Observed")
@@ -190,6 +196,7 @@ class Stored(Matrix):
         if isinstance(X, type(self)) and background is None and X.background != self._default_background:
             background = X.background
         crow, col, values, shape = self._compress(X)
+        self.form = _form(X)
         self._set(crow, col, values, shape, None, self._default_background if background is None else _background(background))
         if weight is not None:
             self._weigh(weight, background)
@@ -309,9 +316,8 @@ class Stored(Matrix):
         return self._of(crow.to(self.crow.dtype), col.to(self.col.dtype), self.values, flat, None, self.background), order
 
     def _csr(self, values: Tensor) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*(beta state|invariant).*")
-            return torch.sparse_csr_tensor(self.crow, self.col, values, self.shape, check_invariants=False)
+        _quiet()
+        return torch.sparse_csr_tensor(self.crow, self.col, values, self.shape, check_invariants=False)
 
     def entries(self) -> Tensor:
         return self.values
@@ -347,6 +353,14 @@ class Stored(Matrix):
         return v[self._rows()] if dim == 0 else v[self.col.long()]
 
 
+@cache
+def _quiet() -> None:
+    """Spend torch's once-a-process notice that compressed tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.eye(1).to_sparse_csr()
+
+
 class Sparse(Stored):
     """A matrix that is mostly zeros, and the zeros are data: counts, term frequencies, clicks with a small background.
 
@@ -371,6 +385,10 @@ class Observed(Stored):
 
     _default_background = 0.0
 
+    def _with_empty_row(self) -> Observed:
+        crow, shape = torch.cat([self.crow, self.crow[-1:]]), (self.shape[0] + 1, self.shape[1])
+        return self._of(crow, self.col, self.values, shape, self.weight, self.background)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -383,6 +401,33 @@ class Table:
     rows: np.ndarray | None = None
     cols: np.ndarray | None = None
     form: Any = "numpy"
+
+    def with_columns(self, cols: np.ndarray | None) -> Table:
+        """The table with these columns in this order, by name, where both have names.
+
+        In a table of observed cells a column that is missing has no data. Raises ValueError naming the columns that are
+        missing elsewhere, and those that are unknown.
+        """
+        if self.cols is None or cols is None:
+            return self
+        want, place = [str(c) for c in cols], {str(c): j for j, c in enumerate(self.cols)}
+        if want == list(place):
+            return self
+        X = self.matrix.T
+        absent = {"missing": [c for c in want if c not in place], "unknown": [c for c in place if c not in set(want)]}
+        if isinstance(X, Observed) and absent["missing"]:
+            place |= dict.fromkeys(absent.pop("missing"), len(place))
+            X = X._with_empty_row()
+        if said := [f"{len(names)} {what} ({_few(names)})" for what, names in absent.items() if names]:
+            raise ValueError(
+                f"the columns do not match those of the fit: {' and '.join(said)}; rename, drop or add columns (NaN where there is no data)"
+            )
+        at = torch.tensor([place[c] for c in want], device=X.device)
+        return Table(X.take(at).T, self.rows, cols, self.form)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
 
 
 def as_matrix(X: Any, weight: Any = None) -> Matrix:
@@ -407,7 +452,7 @@ def as_table(X: Any, weight: Any = None) -> Table:
     if isinstance(X, Table):
         return X if weight is None else Table(_weighted(X.matrix, weight), X.rows, X.cols, X.form)
     if isinstance(X, Matrix):
-        return Table(X if weight is None else _weighted(X, weight), form="torch")
+        return Table(X if weight is None else _weighted(X, weight), form=X.form)
     if isinstance(X, Tensor):
         return Table(_kind(X, weight), form="torch")
     if _is_sparse(X):
@@ -417,6 +462,10 @@ def as_table(X: Any, weight: Any = None) -> Table:
         values, rows, cols, form = frame
         return Table(_kind(values, weight), rows, cols, form)
     return Table(_kind(X, weight))
+
+
+def _form(X: Any) -> str:
+    return X.form if isinstance(X, Matrix) else "torch" if isinstance(X, Tensor) else "numpy"
 
 
 def _weighted(X: Matrix, weight: Any) -> Matrix:

@@ -280,7 +280,7 @@ class Problem:
             return torch.full((), torch.nan, dtype=torch.float64, device=A.device)
         slope, D = self._gradient_and_curvature(A, B)
         D = _usable(prox, D.expand(A.shape), slope)
-        D = group_metric(prox, D, tuple(A.shape), "mean").expand(A.shape)
+        D = group_metric(prox, D, tuple(A.shape), "mean")
         has = D > 0
         safe = torch.where(has, D, 1.0)
         moved = prox(torch.where(has, A - slope / safe, A), 1 / safe)

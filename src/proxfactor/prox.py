@@ -142,7 +142,7 @@ class Prox(Spelled, ABC):
                 raise ValueError(f"{self!r} on {name}, a matrix: dim is {d}, it must be 0 (down the rows) or 1 (along them)")
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
             if isinstance(value := getattr(self, field.name), Tensor):
                 yield field.name, value
 

@@ -55,7 +55,7 @@ class Spelled:
     def _write(self, tensors: dict[str, Tensor]) -> str:
         words: list[str] = []
         named: bool = False
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
             value = getattr(self, field.name)
             if not isinstance(value, Tensor) and value == field.default:
                 named = True

@@ -78,13 +78,14 @@ class Alternating(Solver):
         """The half-step on a model that holds only near A: a row stays where the model promised too much, and its
         curvature is raised for the next time; no decision leaves the device."""
         damping = memory.get("damping", A.new_ones(len(A), 1))
+        before = p.row_losses(A, B)
+        rounding = 8 * torch.finfo(A.dtype).eps * (before.abs() + (q.apply(A) * A).sum(1))
         q = q.damped(damping, A)
         new = self.rows(p.prox_W, q, A, memory)
-        before = p.row_losses(A, B)
-        promised = q.value(new) - q.value(A)
-        kept = p.row_losses(new, B) - before <= promised + 8 * torch.finfo(A.dtype).eps * before.abs()
-        kept = (kept.all().expand_as(kept) if p.prox_W.couples(0) else kept)[:, None]
-        memory["damping"] = torch.where(kept, (damping / 2).clamp(min=1), damping * 4)
+        over = p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A))
+        spare = (q.apply(new - A) * (new - A)).sum(1) / 4  # what half the curvature would have promised less
+        kept, easy = ((o.amax().expand_as(o) if p.prox_W.couples(0) else o)[:, None] <= 0 for o in (over, over + spare))
+        memory["damping"] = torch.where(kept, torch.where(easy, damping / 2, damping).clamp(min=1), damping * 2)
         return torch.where(kept, new, A)
 
 

@@ -1,0 +1,47 @@
+from . import cli as cli
+from . import datasets as datasets
+from . import inits as inits
+from . import metrics as metrics
+from . import report as report
+from .comm import Comm as Comm
+from .comm import Group as Group
+from .fit import Result as Result
+from .fit import factorize as factorize
+from .io import load as load
+from .io import read as read
+from .io import save as save
+from .losses import KL as KL
+from .losses import Frobenius as Frobenius
+from .losses import Loss as Loss
+from .losses import as_loss as as_loss
+from .matrix import Dense as Dense
+from .matrix import Matrix as Matrix
+from .matrix import Observed as Observed
+from .matrix import Sparse as Sparse
+from .matrix import Table as Table
+from .matrix import as_matrix as as_matrix
+from .optim import PGM as PGM
+from .problem import Problem as Problem
+from .problem import Quadratic as Quadratic
+from .problem import Tie as Tie
+from .prox import L1 as L1
+from .prox import Box as Box
+from .prox import Entropy as Entropy
+from .prox import Fixed as Fixed
+from .prox import L2Squared as L2Squared
+from .prox import NonNegative as NonNegative
+from .prox import Normalize as Normalize
+from .prox import Prox as Prox
+from .prox import Simplex as Simplex
+from .prox import SumToOne as SumToOne
+from .prox import Transposed as Transposed
+from .prox import Unconstrained as Unconstrained
+from .prox import as_prox as as_prox
+from .solvers import HALS as HALS
+from .solvers import PALM as PALM
+from .solvers import Alternating as Alternating
+from .solvers import Solver as Solver
+from .solvers import State as State
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,287 @@
+"""Tables: parquet and csv, in and out, through arrow. A wide table has a matrix row in each row, a long one a cell.
+
+In csv the ids and names stay text, and numbers become float64; a parquet file says its types itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from torch import Tensor
+
+from ..matrix import memory_for
+from .cells import Names
+from .files import reading, shown, write_atomically
+
+_NUMERIC = ("integer", "number")
+_CSV_BLOCK = 2**25
+
+
+# in
+
+
+class Parquet:
+    """A parquet file as batches of columns of text and of numbers. ``index`` names those that pandas took for its index."""
+
+    def __init__(self, file: IO[bytes]):
+        import pyarrow.parquet as pq
+
+        with reading("parquet file"):
+            self.file = pq.ParquetFile(file)
+            self.schema, self.rows = self.file.schema_arrow, self.file.metadata.num_rows
+        self.kinds = {f.name: _kind(f.type) for f in self.schema}
+        self.index = self._pandas_index()
+
+    def _pandas_index(self) -> list[str]:
+        try:
+            columns = json.loads((self.schema.metadata or {})[b"pandas"])["index_columns"]
+            return [c for c in columns if isinstance(c, str) and c in self.kinds]  # a RangeIndex is a dict and names nothing
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return []
+
+    def batches(self, texts: list[str], numbers: list[str]) -> Iterator[Any]:
+        with reading("parquet file"):
+            yield from self.file.iter_batches(columns=[*texts, *numbers])
+
+
+class Csv:
+    """A csv file as batches of columns, read in blocks. ``bare`` says that three numbers in the first line are no header."""
+
+    rows = 0  # csv does not say
+    index: tuple[str, ...] = ()
+
+    def __init__(self, opened: Callable[[], IO[bytes]], tabs: bool, bare: bool):
+        self.opened = opened
+        line = self._first_line()
+        cells = {d: next(csv.reader([line], delimiter=d), []) for d in ",;\t"}
+        self.delimiter = "\t" if tabs else max(cells, key=lambda d: len(cells[d]))
+        self.bare = bare and all(map(_is_number, cells[self.delimiter]))
+        with reading("csv file"):
+            self.schema = self._open({}).schema
+        kinds = {f.name: _kind(f.type) for f in self.schema}
+        self.kinds = {name: kind if kind in _NUMERIC else "text" for name, kind in kinds.items()}
+
+    def _first_line(self) -> str:
+        with reading("csv file"), self.opened() as file:
+            head = file.read(2**16)
+        try:
+            text = head.decode("utf-8-sig", "strict" if len(head) < 2**16 else "ignore")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise ValueError("is neither parquet, npy, npz or mtx nor UTF-8 text; write it as one of these, in gzip if compressed")
+        return next((line for line in text.splitlines() if line.strip()), "")
+
+    def _open(self, types: dict[str, Any]) -> Any:
+        from pyarrow import csv as arrow
+
+        return arrow.open_csv(
+            self.opened(),
+            arrow.ReadOptions(block_size=_CSV_BLOCK, autogenerate_column_names=self.bare),
+            arrow.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
+            arrow.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False),
+        )
+
+    def batches(self, texts: list[str], numbers: list[str]) -> Iterator[Any]:
+        import pyarrow as pa
+
+        types = {f.name: f.type if pa.types.is_boolean(f.type) else pa.float64() for f in self.schema}
+        with reading("csv file"):
+            yield from self._open(dict.fromkeys(texts, pa.string()) | {n: types[n] for n in numbers})
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _kind(kind: Any) -> str:
+    """ "text", "integer", "number", or arrow's name of a type that is none of these."""
+    import pyarrow as pa
+
+    is_ = pa.types
+    kind = kind.value_type if is_.is_dictionary(kind) else kind
+    if is_.is_string(kind) or is_.is_large_string(kind) or is_.is_string_view(kind):
+        return "text"
+    if is_.is_integer(kind):
+        return "integer"
+    return "number" if is_.is_floating(kind) or is_.is_decimal(kind) or is_.is_boolean(kind) or is_.is_null(kind) else str(kind)
+
+
+def from_columns(source: Parquet | Csv, layout: str | tuple[str, ...]) -> tuple[Any, Names, Names]:
+    """The array of a wide table or the coo_array of a long one, and the names of its rows and columns."""
+    twice = next((n for n, count in Counter(source.schema.names).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"has two columns named {twice!r}; rename one of them")
+    names = _cell_columns({n: k for n, k in source.kinds.items() if n not in source.index}, bool(source.index), layout)
+    return _long(source, names) if names else _wide(source)
+
+
+def _cell_columns(kinds: dict[str, str], named: bool, layout: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The columns that hold row id, column id and value; none in a wide table."""
+    names = tuple(kinds)
+    if isinstance(layout, tuple):
+        lacking = [n for n in layout if n not in kinds]
+        if lacking:
+            have = ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "")
+            raise ValueError(f"has no column {lacking[0]!r}; layout must name three of {have}")
+        if len(set(layout)) < 3:
+            raise ValueError(f"layout names {layout!r}; row id, column id and value are three different columns")
+        return layout
+    if layout == "long":
+        if len(names) < 3:
+            raise ValueError(f"has {len(names)} columns; a long table has three: row id, column id, value. Is it layout='wide'?")
+        return names[:3]
+    if layout == "wide" or named or len(names) != 3 or not names[0] or kinds[names[2]] not in _NUMERIC:
+        return ()
+    ids = {kinds[n] for n in names[:2]}
+    if "integer" in ids <= {"text", "integer"}:
+        given = ", ".join(map(repr, names))
+        raise ValueError(f"has the columns {given}: a matrix, or row id, column id, value? Say layout='wide' or layout='long'")
+    return names if ids == {"text"} else ()
+
+
+def _check_numeric(source: Parquet | Csv, cols: list[str]) -> None:
+    odd = next((c for c in cols if source.kinds[c] not in _NUMERIC), None)
+    if odd is None:
+        return
+    what = source.kinds[odd]
+    if what == "text":
+        batch = next(source.batches([odd], []), None)
+        value = next((v for v in batch.column(odd).to_pylist() if v and not _is_number(v)), None) if batch else None
+        what = "text" if value is None else f"text, such as {value[:40]!r}"
+    raise ValueError(f"column {odd!r} holds {what}, not numbers; drop it, or make it the first column if it names the rows")
+
+
+def _dtype(source: Parquet | Csv, cols: list[str]) -> np.dtype:
+    import pyarrow as pa
+
+    return np.dtype(np.float32 if all(pa.types.is_float32(source.schema.field(c).type) for c in cols) else np.float64)
+
+
+def _wide(source: Parquet | Csv) -> tuple[np.ndarray, Names, Names]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = list(source.kinds)
+    labels = list(source.index) or [n for n in names[:1] if source.kinds[n] == "text" or not n]
+    cols = [n for n in names if n not in labels]
+    _check_numeric(source, cols or names)
+    dtype = _dtype(source, cols)
+    memory_for(source.rows, len(cols), dtype.itemsize, "the matrix")
+    X, done = np.empty((source.rows, len(cols)), dtype), 0
+    parts: dict[str, list] = {n: [] for n in labels}
+    for batch in source.batches(labels, cols):
+        end, columns = done + batch.num_rows, dict(zip(batch.schema.names, batch.columns, strict=True))
+        if end > len(X):  # csv does not say how many rows will come
+            memory_for(2 * end, len(cols), dtype.itemsize, "the matrix")
+            X = np.concatenate([X[:done], np.empty((end, len(cols)), dtype)])
+        for j, c in enumerate(cols):
+            X[done:end, j] = pc.cast(columns[c], pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        for n in labels:
+            parts[n].append(columns[n])
+        done = end
+    rows = _row_names([pa.chunked_array(parts[n]) for n in labels]) if labels and done else None
+    return X[:done], rows, np.array(cols, dtype=object)
+
+
+def _row_names(columns: list[Any]) -> np.ndarray:
+    if len(columns) == 1 and _kind(columns[0].type) == "integer" and not columns[0].null_count:
+        return np.asarray(columns[0].to_numpy())
+    texts = [["" if v is None else str(v) for v in column.to_pylist()] for column in columns]
+    return np.array([", ".join(levels) for levels in zip(*texts, strict=True)], dtype=object)
+
+
+def _long(source: Parquet | Csv, names: tuple[str, ...]) -> tuple[Any, Names, Names]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from scipy.sparse import coo_array
+
+    row, col, value = names
+    _check_numeric(source, [value])
+    memory_for(source.rows, 3, 8, "the long table")
+    batches, size, count = [], 0, 0
+    for batch in source.batches([row, col], [value]):
+        batches.append(batch)
+        size, count = size + batch.nbytes, count + batch.num_rows
+        if not source.rows:
+            memory_for(count, 3, size // (3 * max(1, count)) + 8, "the long table")
+    if not count:
+        raise ValueError("has no rows; there is nothing to factor")
+    table = pa.Table.from_batches(batches)
+    rows, i = _ids(table.column(row), row)
+    cols, j = _ids(table.column(col), col)
+    v = pc.cast(table.column(value), pa.float64(), safe=False).to_numpy().astype(_dtype(source, [value]), copy=False)
+    return coo_array((v, (i, j)), shape=(len(rows), len(cols))), rows, cols
+
+
+def _ids(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The different ids, sorted, and the number of each row's id among them. Integers stay integers, everything else is text."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type):
+        values = column.to_numpy()
+        whole = (values == np.rint(values)) & (np.abs(values) <= 2**53)
+        if not whole.all():
+            bad = int(np.argmin(whole))
+            raise ValueError(f"column {name!r} holds the id {values[bad]} in row {bad} (from 0); ids are text or whole numbers")
+        column = pa.chunked_array([values.astype(np.int64)])
+    elif not pa.types.is_integer(column.type):
+        column = column.cast(pa.large_string())
+        column = pc.if_else(pc.equal(column, ""), None, column)
+    if column.null_count:
+        first = pc.index(pc.is_null(column), True).as_py()
+        raise ValueError(f"column {name!r} has no id in row {first} (from 0); give it one or drop the row")
+    coded = pa.concat_arrays(column.chunks).dictionary_encode()
+    order = pc.array_sort_indices(coded.dictionary)
+    rank = np.argsort(order.to_numpy())
+    return coded.dictionary.take(order).to_numpy(zero_copy_only=False), rank[coded.indices.to_numpy()]
+
+
+# out
+
+
+def write_table(path: str | os.PathLike[str], names: Sequence[str], columns: Iterable[Any]) -> Path:
+    """Writes columns of equal length (arrays, tensors or lists) as parquet, csv or tsv, as the ending says; whole or not at all.
+
+    Raises ValueError for another ending.
+
+    >>> import tempfile
+    >>> write_table(Path(tempfile.mkdtemp(), "t.csv"), ["user", "score"], [["a", "b"], [1.5, 2.0]]).read_text().split()
+    ['"user","score"', '"a",1.5', '"b",2']
+    """
+    import pyarrow.parquet as pq
+    from pyarrow import csv as arrow
+
+    out, table, ending = io.BytesIO(), to_arrow(names, columns), Path(path).suffix.lower()
+    if ending == ".parquet":
+        pq.write_table(table, out)
+    elif ending in (".csv", ".tsv"):
+        arrow.write_csv(table, out, arrow.WriteOptions(delimiter="\t" if ending == ".tsv" else ","))
+    else:
+        raise ValueError(f"{shown(path)}: a table is written as .parquet, .csv or .tsv; give it one of these endings")
+    return write_atomically(path, out.getbuffer())  # type: ignore[arg-type]
+
+
+def to_arrow(names: Iterable[str], columns: Iterable[Any]) -> Any:
+    import pyarrow as pa
+
+    def column(values: Any) -> Any:
+        values = values.detach().cpu().contiguous().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        return pa.array(values) if values.dtype.kind in "iufb" else pa.array([str(v) for v in values], pa.string())
+
+    return pa.Table.from_arrays([column(c) for c in columns], names=list(names))

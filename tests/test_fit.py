@@ -1,0 +1,378 @@
+"""factorize and Result: what a user gives, what comes back, and when it may be called converged."""
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+from test_solvers import KINDS, data
+
+import proxfactor as pf
+from proxfactor import HALS, PALM, Fixed, Observed, Problem, Sparse, datasets, factorize
+from proxfactor.fit import Progress
+
+CONSTRAINTS = [("nonneg", "nonneg"), ("box(0, 1)", "nonneg + l1(0.1)"), ("nonneg", "simplex(dim=1)"), ("nonneg + ridge(0.1)", "entropy(0.1)")]
+
+
+def small(seed=0, noise=0.1):
+    return datasets.planted(40, 30, 3, noise=noise, seed=seed)[0].clip(0)
+
+
+# ── converged means converged ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("constraints", CONSTRAINTS)
+@pytest.mark.parametrize("loss", ["frobenius", "kl"])
+def test_where_the_status_says_converged_the_certificate_is_at_or_below_tol(kind, constraints, loss):
+    result = factorize(data(kind), 3, W=constraints[0], H=constraints[1], loss=loss, tol=1e-3, max_iter=300)
+    problem = result.problem
+    certificate = max(c.item() for c in problem.certificate(*result.factors))
+    assert result.converged == (result.stopped == "converged") == result.status.startswith("Converged")
+    assert result.certificate == pytest.approx(certificate, rel=1e-6, abs=1e-12)
+    if result.converged:
+        assert certificate <= 1e-3 * (1 + 1e-9)
+    assert result.violation["W"] <= 1e-12
+    assert result.violation["H"] <= 1e-12
+
+
+@pytest.mark.parametrize("solver", [HALS(), PALM()], ids=repr)
+def test_the_default_fit_converges_to_the_default_tolerance_in_float64_and_float32(solver):
+    for dtype in (np.float64, np.float32):
+        result = factorize(small().astype(dtype), 3, W="nonneg", H="nonneg", solver=solver)
+        assert result.converged
+        assert result.certificate <= 1e-5
+        assert result.W.dtype == dtype
+
+
+def test_max_iter_ends_a_fit_and_the_status_says_what_to_do():
+    result = factorize(small(), 3, W="nonneg", H="nonneg", max_iter=2, tol=1e-9)
+    assert (result.stopped, result.converged, result.iterations) == ("max_iter", False, 2)
+    assert "init=result" in result.status
+    assert result.certificate > 1e-9
+
+
+def test_a_loss_that_no_longer_moves_ends_a_fit_and_the_status_says_that_rounding_is_the_limit():
+    result = factorize(small().astype(np.float32), 3, W="nonneg", H="nonneg", tol=1e-12)
+    assert result.stopped == "stalled"
+    assert "float32" in result.status
+    assert "float64" in result.status
+
+
+def test_an_inexact_operator_ends_without_a_certificate_and_the_status_says_so():
+    result = factorize(small(), 3, W=lambda x: x.clamp(min=0), H="nonneg", max_iter=200)
+    assert math.isnan(result.certificate)
+    assert not result.converged
+    assert "no certificate" in result.status
+    assert "minimises nothing known" in result.status
+
+
+@pytest.mark.parametrize("solver", ["hals", "palm"])
+def test_planted_factors_are_found_where_a_third_of_the_cells_is_hidden(solver):
+    X, W, H = datasets.planted(100, 80, 5, seed=3)
+    hidden = np.random.default_rng(4).random(X.shape) < 0.3
+    seen = np.where(hidden, np.nan, X)
+    for M in (seen, Observed(seen)):
+        result = factorize(M, 5, W="nonneg", H="nonneg", solver=solver)
+        assert np.linalg.norm((result.W @ result.H - X)[hidden]) < 1e-3 * np.linalg.norm(X[hidden])
+
+
+def test_going_on_from_a_result_is_going_on():
+    X = small()
+    first = factorize(X, 3, W="nonneg", H="nonneg", max_iter=5, tol=1e-8)
+    second = factorize(X, W="nonneg", H="nonneg", init=first, tol=1e-8)
+    assert second.converged
+    assert second.history[0]["loss"] <= first.history[-1]["loss"] * (1 + 1e-12)
+
+
+# ── transform is W ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", ["frobenius", "kl"])
+@pytest.mark.parametrize("constraints", CONSTRAINTS)
+def test_transform_of_the_data_equals_w(kind, loss, constraints):
+    X = data(kind)
+    result = factorize(X, 3, W=constraints[0], H=constraints[1], loss=loss, max_iter=30)
+    np.testing.assert_allclose(result.transform(X), result.W, rtol=1e-9, atol=1e-9)
+
+
+def test_transform_of_some_rows_equals_these_rows_of_w():
+    X = small()
+    result = factorize(X, 3, W="nonneg", H="nonneg", tol=1e-8)
+    np.testing.assert_allclose(result.transform(X[5:9]), result.W[5:9], rtol=1e-4, atol=1e-5)
+
+
+def test_transform_aligns_columns_by_name_and_names_what_does_not_match():
+    frame = pd.DataFrame(small(), columns=[f"c{j}" for j in range(30)])
+    result = factorize(frame, 3, W="nonneg", H="nonneg")
+    turned = result.transform(frame[frame.columns[::-1]])
+    np.testing.assert_allclose(turned, result.W, rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match=r"1 missing \('c3'\) and 1 unknown \('new'\)"):
+        result.transform(frame.rename(columns={"c3": "new"}))
+    with pytest.raises(ValueError, match="29 columns, the fit had 30"):
+        result.transform(frame.to_numpy()[:, 1:])
+
+
+def test_columns_that_new_observed_rows_lack_are_no_data_for_them():
+    table, _ = datasets.ratings(30, 12, 2, observed=0.6)
+    result = factorize(table, 2, W="nonneg", H="box(0, 5)", tol=1e-8)
+    X = result.problem.X
+    few = pf.Table(Observed(torch.where(table.matrix.T.take(torch.arange(4)).T.along(torch.ones(30), 0).sum() > 0, torch.full((2, 4), 3.0), 0).double()),
+                   None, table.cols[:4])  # fmt: skip
+    holes = torch.full((2, 12), torch.nan, dtype=torch.float64)
+    holes[:, :4] = 3.0
+    np.testing.assert_allclose(result.transform(few), result.transform(Observed(holes.numpy())), rtol=1e-6)
+    assert X.shape == (30, 12)
+
+
+# ── forms ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_goes_in_comes_out():
+    X = small()
+    assert isinstance(factorize(X, 2, max_iter=3).W, np.ndarray)
+    assert isinstance(factorize(X.tolist(), 2, max_iter=3).H, np.ndarray)
+    assert isinstance(factorize(sp.csr_matrix(X), 2, max_iter=3).W, np.ndarray)
+    assert isinstance(factorize(Observed(X), 2, max_iter=3).W, np.ndarray)
+    result = factorize(torch.tensor(X, dtype=torch.float32), 2, max_iter=3)
+    assert isinstance(result.W, torch.Tensor)
+    assert result.H.dtype == torch.float32
+    assert factorize(X.astype(np.int32), 2, max_iter=3).W.dtype == np.float64
+
+
+def test_a_data_frame_keeps_its_names():
+    frame = pd.DataFrame(small()[:4, :3], index=["a", "b", "c", "d"], columns=["x", "y", "z"])
+    result = factorize(frame, 2, W="nonneg", H="nonneg")
+    assert list(result.W.index) == ["a", "b", "c", "d"]
+    assert list(result.H.columns) == ["x", "y", "z"]
+    assert list(result.W.columns) == list(result.H.index) == ["1", "2"]
+    completed = result.W @ result.H
+    assert completed.loc["b", "y"] == pytest.approx(result.predict("b", "y").loc["b", "y"])
+    assert isinstance(result.transform(frame), pd.DataFrame)
+    polar = factorize(pl.DataFrame({"x": [1.0, 2.0], "y": [2.0, 4.0]}), 1, W="nonneg", H="nonneg")
+    assert polar.H.columns == ["x", "y"]
+    assert isinstance(polar.W, pl.DataFrame)
+
+
+def test_predict_gives_the_part_asked_for_and_names_what_is_not_there():
+    frame = pd.DataFrame(small()[:4, :3], index=["a", "b", "c", "d"], columns=["x", "y", "z"])
+    result = factorize(frame, 2, W="nonneg", H="nonneg")
+    whole = np.asarray(result.W) @ np.asarray(result.H)
+    np.testing.assert_allclose(result.predict(), whole)
+    np.testing.assert_allclose(result.predict(["c", "a"], ["z"]), whole[[2, 0]][:, [2]])
+    with pytest.raises(ValueError, match="no row 'e'"):
+        result.predict("e")
+    plain = factorize(small(), 2, max_iter=3)
+    with pytest.raises(ValueError, match="numbered 0 to 29"):
+        plain.predict(None, 30)
+    with pytest.raises(ValueError, match="no row -1"):
+        plain.predict(-1)
+
+
+def test_the_data_of_the_user_is_never_changed():
+    X, w = small(), np.random.default_rng(0).random((40, 30))
+    X[3, 4] = np.nan
+    init = np.ones((40, 2)), np.ones((2, 30))
+    before = X.copy(), w.copy(), init[0].copy()
+    factorize(X, 2, weight=w, W="nonneg", H="nonneg", init=init, max_iter=3)
+    for a, b in zip(before, (X, w, init[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_problem_carries_its_own_constraints():
+    X = small()
+    by_problem = factorize(Problem(X, "kl", "nonneg", "nonneg"), 2, max_iter=5)
+    by_words = factorize(X, 2, loss="kl", W="nonneg", H="nonneg", max_iter=5)
+    np.testing.assert_array_equal(by_problem.W, by_words.W)
+    with pytest.raises(ValueError, match="of its own"):
+        factorize(Problem(X), 2, W="nonneg")
+
+
+# ── scale and seed ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("loss", ["frobenius", "kl"])
+@pytest.mark.parametrize("constraints", [("nonneg", "nonneg"), ("nonneg", "simplex(dim=1)"), ("box(0, 1)", "nonneg")])
+@pytest.mark.parametrize("kind", ["dense", "observed", "sparse"])
+def test_data_times_a_power_of_two_gives_the_same_bits(loss, constraints, kind):
+    X = data(kind)
+    plain = factorize(X, 3, W=constraints[0], H=constraints[1], loss=loss, max_iter=20)
+    for power in (-40, 40):
+        scaled = X.like(X.entries() * 2.0**power)
+        scaled.weight = X.weight
+        result = factorize(scaled, 3, W=constraints[0], H=constraints[1], loss=loss, max_iter=20)
+        W, H = result.factors
+        scale = (2.0**-power, 1) if result.prox_W.cone else (1, 2.0**-power)
+        assert torch.equal(W * scale[0], plain.factors[0])
+        assert torch.equal(H * scale[1], plain.factors[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("loss", ["frobenius", "kl"])
+def test_the_scale_of_the_data_does_not_matter(loss, dtype):
+    X = small().astype(dtype)
+    plain = factorize(X, 3, W="nonneg", H="nonneg", loss=loss, tol=1e-3)
+    for factor in (1e-12, 1e-3, 1e12):
+        result = factorize((X * dtype(factor)).astype(dtype), 3, W="nonneg", H="nonneg", loss=loss, tol=1e-3)
+        assert result.error == pytest.approx(plain.error, rel=1e-4)
+        assert abs(result.iterations - plain.iterations) <= max(3, plain.iterations // 5)
+
+
+def test_values_near_the_ends_of_the_number_range_are_fitted_too():
+    X = small()
+    for factor in (1e-200, 1e200):
+        result = factorize(X * factor, 3, W="nonneg", H="nonneg", max_iter=50)
+        assert np.isfinite(result.W).all()
+        assert np.isfinite(result.H).all()
+        assert result.error < 0.3
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another():
+    X = small()
+    a, b, c = (factorize(X, 3, W="nonneg", H="nonneg", seed=s, max_iter=10) for s in (1, 1, 2))
+    assert torch.equal(a.factors[0], b.factors[0])
+    assert not torch.equal(a.factors[0], c.factors[0])
+
+
+# ── callbacks and interruption ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_callback_sees_the_fit_and_may_stop_it():
+    seen: list[Progress] = []
+    result = factorize(small(), 3, W="nonneg", H="nonneg", callback=lambda p: seen.append(p) or len(seen) == 4)
+    assert result.stopped == "callback"
+    assert [int(p.row["iteration"]) for p in seen[:4]] == [1, 2, 3, 4]
+    assert seen[0].W.shape == (40, 3)
+    assert "callback" in result.status
+
+
+def test_an_interrupt_keeps_what_there_is():
+    def interrupt(progress):
+        if progress.row["iteration"] == 5 and progress.row["seconds"] > 0 and not called:
+            called.append(1)
+            raise KeyboardInterrupt
+
+    called: list[int] = []
+    X = small()
+    result = factorize(X, 3, W="nonneg", H="nonneg", callback=interrupt)
+    assert result.stopped == "interrupted"
+    assert "init=result" in result.status
+    np.testing.assert_allclose(result.transform(X), result.W, rtol=1e-9, atol=1e-12)
+
+
+def test_the_history_falls_and_ends_at_the_point_that_is_returned():
+    result = factorize(small(), 3, W="nonneg", H="nonneg")
+    losses = [row["loss"] for row in result.history]
+    assert all(b <= a * (1 + 1e-9) for a, b in zip(losses, losses[1:], strict=False))
+    assert losses[-1] == pytest.approx(result.problem.value(*result.factors).item())
+    assert [row["iteration"] for row in result.history] == sorted({row["iteration"] for row in result.history})
+
+
+# ── notes and refusals ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_rank_above_both_sides_is_fitted_with_a_warning():
+    with pytest.warns(UserWarning, match="above both sides"):
+        result = factorize(np.ones((3, 4)), 6, W="nonneg", H="nonneg")
+    assert result.error < 1e-5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        factorize(np.ones((3, 9)), 6, W="nonneg", H="nonneg", max_iter=3)
+
+
+def test_a_penalty_on_one_factor_alone_is_answered_by_a_sentence():
+    assert "moving scale into W" in factorize(small(), 3, W="nonneg", H="nonneg + l1(0.1)", max_iter=3).status
+    assert "moving scale" not in factorize(small(), 3, W="box(0, 1)", H="nonneg + l1(0.1)", max_iter=3).status
+
+
+def test_fixed_entries_stay_and_the_rest_is_fitted():
+    X, W, H = datasets.planted(30, 20, 2, seed=1)
+    mask = np.zeros((2, 20), dtype=bool)
+    mask[0] = True
+    result = factorize(X, 2, W="nonneg", H=Fixed(torch.tensor(H), torch.tensor(mask)) + pf.NonNegative(), max_iter=3000)
+    np.testing.assert_array_equal(result.H[0], H[0])
+    assert result.error < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"rank": 0}, ValueError, "rank is 0"),
+        ({"rank": 2.5}, ValueError, "whole number"),
+        ({"rank": None}, ValueError, "rank is None"),
+        ({"rank": True}, ValueError, "rank is True"),
+        ({"tol": 0}, ValueError, "tol is 0"),
+        ({"tol": math.nan}, ValueError, "tol is nan"),
+        ({"max_iter": 0}, ValueError, "max_iter is 0"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"loss": "kll"}, ValueError, "did you mean KL"),
+        ({"W": "nonegative"}, ValueError, "did you mean NonNegative"),
+        ({"solver": "half"}, ValueError, "did you mean HALS"),
+        ({"solver": "hals", "W": "simplex(dim=1)"}, ValueError, "solver='palm'"),
+        ({"init": "randm"}, ValueError, "did you mean 'random'"),
+        ({"init": (np.ones((40, 3)), np.ones((2, 30)))}, ValueError, r"H has shape \(2, 30\)"),
+        ({"init": (np.ones((40, 3)), np.full((3, 30), np.nan))}, ValueError, "NaN"),
+        ({"init": (-np.ones((40, 3)), np.ones((3, 30))), "W": "nonneg"}, ValueError, "outside NonNegative"),
+        ({"init": 3}, ValueError, "pair"),
+        ({"W": "l1($w)"}, ValueError, "tensor"),
+        ({"W": pf.L1(torch.ones(5, 1))}, ValueError, r"does not fit W"),
+        ({"H": "simplex(dim=2)"}, ValueError, "dim is 2"),
+        ({"W": pf.NonNegative}, TypeError, r"NonNegative\(\)"),
+        ({"weight": -np.ones((40, 30))}, ValueError, "not negative"),
+        ({"weight": np.ones((4, 3))}, ValueError, "weight has shape"),
+        ({"X": np.full((3, 3), np.inf)}, ValueError, "inf"),
+        ({"X": [["a", "b"]]}, TypeError, "text"),
+        ({"X": np.zeros((0, 3))}, ValueError, "nothing to factor"),
+        ({"X": np.zeros(3)}, ValueError, "two dims"),
+        ({"X": np.array([[1.0, -2.0]]), "loss": "kl", "rank": 1}, ValueError, "not negative"),
+    ],
+)  # fmt: skip
+def test_bad_input_gets_a_clear_answer(arguments, error, words):
+    given = {"X": small(), "rank": 3} | arguments
+    with pytest.raises(error, match=words):
+        factorize(given.pop("X"), given.pop("rank"), **given)
+
+
+def test_a_start_with_zeros_is_lifted_where_the_loss_needs_it():
+    X = small() + 0.1
+    result = factorize(X, 3, W="nonneg", H="nonneg", loss="kl", init=(np.zeros((40, 3)), np.zeros((3, 30))), max_iter=20)
+    assert np.isfinite(result.W).all()
+    assert result.error < 1
+
+
+@pytest.mark.parametrize("init", ["random", "svd"])
+@pytest.mark.parametrize("constraints", [("nonneg", "nonneg"), ("free", "nonneg"), ("free", "free"), ("box(5, 6)", "simplex(dim=1)")])
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_starts_lie_inside_the_constraints_and_scale_with_the_data(init, constraints, rank):
+    from proxfactor.inits import start
+
+    X = np.random.default_rng(0).random((12, 6))
+    problem = Problem(X, "frobenius", *constraints)
+    W, H = start(problem, rank, init)
+    assert (W.shape, H.shape) == ((12, rank), (rank, 6))
+    assert problem.prox_W.value(W) == 0
+    assert problem.prox_H.value(H) == 0
+    if constraints == ("nonneg", "nonneg"):
+        assert problem.value(W, H) < 0.5 * (X**2).sum()
+        w, h = start(Problem(X * 2.0**20, "frobenius", *constraints), rank, init)
+        torch.testing.assert_close(w @ h, (W @ H) * 2.0**20)
+
+
+def test_the_svd_start_of_unconstrained_factors_is_the_best_low_rank_fit():
+    X = np.random.default_rng(0).standard_normal((30, 20))
+    result = factorize(X, 4, init="svd", max_iter=1)
+    s = np.linalg.svd(X, compute_uv=False)
+    assert result.error == pytest.approx(np.sqrt((s[4:] ** 2).sum() / (s**2).sum()), rel=1e-3)
+
+
+def test_sparse_counts_are_fitted_under_kl_without_becoming_dense():
+    X = sp.random(300, 2000, 0.01, random_state=0, format="csr")
+    X.data = np.ceil(X.data * 5)
+    result = factorize(Sparse(X), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10)
+    dense = factorize(X.toarray(), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10)
+    assert result.history[-1]["loss"] == pytest.approx(dense.history[-1]["loss"], rel=1e-6)
