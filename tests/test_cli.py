@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import scipy.io
 import scipy.sparse
+import torch
 from test_prox import EXAMPLES
 
 import proxfactor
@@ -52,6 +53,17 @@ WRITERS = {
 NAMELESS = ("x.npy", "dense.npz", "sparse.npz", "x.mtx")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Small problems side by side: more threads than cores would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
 def call(command):
     """The exit code of a command that runs in this process."""
     with pytest.raises(SystemExit) as stop:
@@ -75,13 +87,13 @@ def folder(tmp_path_factory):
     for name, write in WRITERS.items():
         write(FRAME, place / name)
     arrays = {
-        "counts": COUNTS, "negative": X - 5, "hard": HARD, "infinite": np.where(X.max() == X, np.inf, X), "text": np.array([["a", "b"]]),
-        "none": np.empty((0, 4)), "weight": np.ones_like(X), "minus": -np.ones_like(X), "nan": np.where(X.max() == X, np.nan, 1.0),
-        "small": np.ones((3, 3)), "narrow": X[:, :4], "objects": np.array([{}]),
+        "counts": COUNTS, "negative": X - 5, "hard": HARD, "infinite": np.where(X.max() == X, np.inf, X),
+        "text": np.array([["a", "b"]]), "none": np.empty((0, 4)), "weight": np.ones_like(X), "minus": -np.ones_like(X),
+        "nan": np.where(X.max() == X, np.nan, 1.0), "small": np.ones((3, 3)), "narrow": X[:, :4], "objects": np.array([{}]),
     }  # fmt: skip
     for name, array in arrays.items():
         np.save(place / f"{name}.npy", array)
-    texts = {"empty.csv": "", "head.csv": "a,b,c,d\n", "text.csv": "n,a,b\nx,1,hello\ny,2,3\n", "fake.parquet": "hello", "file": "hello"}
+    texts = {"empty.csv": "", "head.csv": "a,b,c,d\n", "text.csv": "n,a,b\nx,1,hello\ny,2,3\n", "fake.parquet": "x", "file": "x"}
     for name, text in texts.items():
         (place / name).write_text(text)
     with (place / "huge.npy").open("wb") as file:
@@ -204,10 +216,12 @@ def test_weights_tensors_and_a_start_reach_the_fit(here, tmp_path):
     pd.DataFrame(weight, ROWS, COLS).to_csv(tmp_path / "weight.csv")
     out = tmp_path / "run"
     most = f"--H 'box(0, $most)' --tensor most={tmp_path / 'most.npy'}"
-    assert call(f"fit x.parquet -k 2 --W nonneg {most} --weight {tmp_path / 'weight.csv'} --init svd --solver palm --out {out} --quiet") < 2
+    how = f"--weight {tmp_path / 'weight.csv'} --init svd --solver palm --out {out} --quiet"
+    assert call(f"fit x.parquet -k 2 --W nonneg {most} {how}") < 2
     run = load(out)
     W, H = run.factors
-    assert H.max() <= 0.5 and W[3].abs().max() == 0, "a row without data has no weight"
+    assert H.max() <= 0.5
+    assert W[3].abs().max() == 0, "a row without data has no weight"
     assert repr(run.solver) == "PALM()"
     assert run.settings["init"] == "svd"
 
@@ -248,7 +262,7 @@ def test_a_rank_above_both_sides_is_fitted_with_a_word_of_warning(here, tmp_path
 
 def test_control_c_saves_what_there_is_and_the_fit_can_go_on(here, tmp_path, capsys):
     run = tmp_path / "run"
-    command = f"fit hard.npy -k 12 --W nonneg --H nonneg --tol 1e-12 --max-iter 1000000 --out {run}"
+    command = f"fit hard.npy -k 6 --W nonneg --H nonneg --tol 1e-12 --max-iter 1000000 --out {run}"
     process = subprocess.Popen(
         [sys.executable, "-m", "proxfactor", *shlex.split(command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -280,7 +294,7 @@ def test_control_c_before_the_fit_writes_nothing(here, tmp_path, capsys, monkeyp
 def test_a_terminal_shows_a_live_bar_with_the_time_left(here, tmp_path):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (30, 110))
-    command = f"fit hard.npy -k 4 --max-iter 30 --tol 1e-9 --out {tmp_path / 'run'}"
+    command = f"fit hard.npy -k 2 --max-iter 5 --tol 1e-9 --out {tmp_path / 'run'}"
     with subprocess.Popen(
         [sys.executable, "-m", "proxfactor", *shlex.split(command)],
         stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm-256color"},
@@ -292,7 +306,7 @@ def test_a_terminal_shows_a_live_bar_with_the_time_left(here, tmp_path):
                 shown += piece
         out = process.communicate()[0].decode()
     os.close(ours)
-    for word in ("iteration 30", "loss ", "certificate ", "━", "about 0 s left"):
+    for word in ("iteration 5", "loss ", "certificate ", "━", "about 0 s left"):
         assert word in shown.decode()
     assert "relative error" in out
     assert "\x1b" not in out
@@ -379,6 +393,7 @@ REFUSED = {
     "predict bare --rows 14": "there is no row '14'; they are numbered 0 to 13",
     "predict bare --cols -1": "there is no column '-1'; they are numbered 0 to 8",
     "predict bare --cols": "--rows and --cols need at least one name; leave them out for all",
+    "predict bare --rows null": "there is no row 'null'",
     "predict file": "file is a file; give the folder",
     "predict foreign": "there is no run.json, so it is no whole run folder",
     "report foreign": "there is no run.json, so it is no whole run folder",
@@ -395,7 +410,9 @@ def test_bad_input_ends_in_one_sentence_and_nothing_is_written(command, here, tm
     assert call(f"{command} --out {tmp_path / 'out'}" if command.startswith("fit ") and "--out" not in command else command) == 2
     out, err = capsys.readouterr()
     *warned, said = err.splitlines()
-    assert said.startswith("error: ") and REFUSED[command] in said and out == "", err
+    assert said.startswith("error: ")
+    assert REFUSED[command] in said
+    assert out == ""
     assert all(line.startswith("warning: ") for line in warned)
     assert not (tmp_path / "out").exists()
     assert {file: file.stat().st_mtime_ns for file in here.rglob("*")} == before
@@ -409,14 +426,14 @@ def test_a_damaged_run_is_refused_by_the_name_of_the_file(broken, how, here, tmp
         (run / broken).unlink()
     else:
         os.truncate(run / broken, (run / broken).stat().st_size // 2)
-    for command in (f"report {run} --out {tmp_path / 'r.html'}", f"transform {run} x.parquet", f"predict {run}", f"fit x.parquet --init {run}"):
-        assert call(command) == 2
+    for command in ("report RUN --out RUN/r.html", "transform RUN x.parquet", "predict RUN", "fit x.parquet --init RUN"):
+        assert call(command.replace("RUN", str(run))) == 2
         err = capsys.readouterr().err
         assert err.startswith(f"error: {run}: ")
         assert broken in err
         assert "save the run again" in err
         assert err.count("\n") == 1
-    assert not (tmp_path / "r.html").exists()
+    assert not (run / "r.html").exists()
 
 
 def test_a_real_process_ends_with_the_sentence_alone(here, tmp_path):
@@ -424,7 +441,8 @@ def test_a_real_process_ends_with_the_sentence_alone(here, tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
-    assert done.stderr == "error: text.csv: column 'b' holds text, such as 'hello', not numbers; drop it, or make it the first column if it names the rows\n"
+    assert done.stderr.startswith("error: text.csv: column 'b' holds text, such as 'hello', not numbers; drop it")
+    assert done.stderr.count("\n") == 1
 
 
 # ── the rest ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -443,8 +461,9 @@ except SystemExit as stop: assert not stop.code and not {'torch', 'numpy'} & sys
 def test_help_names_every_option_and_the_exit_codes(capsys):
     call("fit --help")
     out = capsys.readouterr().out
-    for option in ("--rank", "--W", "--H", "--loss", "--weight", "--missing", "--tensor", "--init", "--out", "--quiet", "Exit codes: 0 done"):
+    for option in ("--rank", "--W", "--H", "--loss", "--weight", "--missing", "--tensor", "--init", "--out", "--quiet"):
         assert option in out
+    assert "Exit codes: 0 done, 1 the fit did not converge but was saved, 2 bad input" in out
 
 
 def test_the_report_can_be_written_elsewhere(here, tmp_path, capsys):
@@ -493,7 +512,7 @@ def test_the_demo_tells_how_well_both_tables_were_fitted(tmp_path):
     assert done.returncode == 0, done.stderr
     digits, ratings = done.stdout.split("\nratings: ")
     for text, size in ((digits, "1797 x 64, rank 16"), (ratings, "300 x 200, rank 4")):
-        for word in ("Converged after", size, "loss, constraints", "iterations", " s\n", "relative error", "certificate", "report.html"):
+        for word in ("Converged after", size, "loss, constraints", "iterations", " s\n", "relative error", "certificate"):
             assert word in text
     assert 0 < float(ratings.split("hidden cells        relative error ")[1].split()[0]) < 0.2
     for name in ("digits", "ratings"):

@@ -36,7 +36,7 @@ app = App(
 
 Missing = Literal["nan", "zeros", "none"]
 Duplicates = Literal["error", "sum", "mean", "last"]
-Names = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+Names = Annotated[list[str], Parameter(consume_multiple=True)]  # with "| None", Cyclopts would take the name "null" for None
 
 
 def _whole(_: Any, tokens: Any) -> int:
@@ -60,9 +60,9 @@ def fit(
     H: Annotated[str | None, Parameter(name="--H")] = None,
     loss: str | None = None,
     weight: str | None = None,
-    missing: Missing | None = None,
+    missing: Missing = None,  # type: ignore[assignment]
     layout: str | None = None,
-    duplicates: Duplicates | None = None,
+    duplicates: Duplicates = None,  # type: ignore[assignment]
     tensor: list[str] | None = None,
     init: str = "auto",
     solver: str = "auto",
@@ -150,7 +150,15 @@ def fit(
 
 
 @app.command
-def transform(run: str, new: str, /, *, out: str | None = None, layout: str | None = None, missing: Missing | None = None) -> int:
+def transform(
+    run: str,
+    new: str,
+    /,
+    *,
+    out: str | None = None,
+    layout: str | None = None,
+    missing: Missing = None,  # type: ignore[assignment]
+) -> int:
     """W for the rows of another file, with H as it was fitted; columns are matched by name.
 
     Parameters
@@ -178,7 +186,14 @@ def transform(run: str, new: str, /, *, out: str | None = None, layout: str | No
 
 
 @app.command
-def predict(run: str, /, *, rows: Names = None, cols: Names = None, out: str | None = None) -> int:
+def predict(
+    run: str,
+    /,
+    *,
+    rows: Names = None,  # type: ignore[assignment]
+    cols: Names = None,  # type: ignore[assignment]
+    out: str | None = None,
+) -> int:
     """The completed matrix W H, or a part of it.
 
     Parameters

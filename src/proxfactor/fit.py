@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import time
 import warnings
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .inits import start
 from .losses import Frobenius, Loss
-from .matrix import Matrix, Table, as_table
+from .matrix import Matrix, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import Alternating, Solver, State, as_solver
@@ -122,10 +123,12 @@ class Result:
         H = self.factors[1]
         if table.matrix.shape[1] != H.shape[1]:
             raise ValueError(f"X has {table.matrix.shape[1]} columns, the fit had {H.shape[1]}; give the same columns")
-        problem = Problem(_on(table.matrix, H), self.loss, self.prox_W)
+        problem = Problem(_on(table.matrix, H), self.loss, self.prox_W, self.prox_H)
         problem.prox_W.check((table.matrix.shape[0], len(H)), "W")
-        W = best_rows(problem, self.solver, H.mT, self.settings.get("tol", 1e-5))
-        return give_back(W, table.form, table.rows, self.components)
+        power = _power(problem)
+        _, H = _cone_times(problem, (H[:, :0], H), 2.0**-power)
+        W = best_rows(_divided(problem, power), self.solver, H.mT, self.settings.get("tol", 1e-5))
+        return give_back(_cone_times(problem, (W, H), 2.0**power)[0], table.form, table.rows, self.components)
 
     def __repr__(self) -> str:
         (m, k), n = self.factors[0].shape, self.factors[1].shape[1]
@@ -202,7 +205,7 @@ def factorize(
         history=loop.history,
         stopped=loop.stopped,
         status=" ".join([_status(loop, problem), *notes]),
-        error=_error(problem, W1, H1),
+        error=_error(scaled, loop.state.W, loop.state.H),
         violation={"W": problem.prox_W.violation(W1).amax().item(), "H": problem.prox_H.violation(H1).amax().item()},
         settings=settings,
         rows=table.rows,
@@ -232,7 +235,12 @@ class _Loop:
         except KeyboardInterrupt:
             self.stopped = "interrupted"
         if self.stopped != "converged":
-            self._finish()
+            try:
+                self._finish()
+            except KeyboardInterrupt:  # a second one: the iterate as it is
+                self.stopped = "interrupted"
+                self.history = [row for row in self.history if row["iteration"] < self.state.sweep]
+                self._look()
 
     def _sweeps(self) -> None:
         still, best, look = 0, (math.inf, math.inf), 1
@@ -246,16 +254,13 @@ class _Loop:
             certificate = _worst(row)
             if certificate <= self.tol:
                 self._finish()
-                continue
-            if self.callback and self.callback(self._progress()):
+            elif self.callback and self.callback(self._progress()):
                 self.stopped = "callback"
-            moved = row["loss"] < best[0] - 1e-3 * torch.finfo(self.problem.X.dtype).eps * abs(best[0]) or certificate < best[1]
-            best = min(best[0], row["loss"]), min(best[1], certificate if certificate == certificate else math.inf)
+            moved = self.loss < best[0] - 1e-3 * torch.finfo(self.problem.X.dtype).eps * abs(best[0]) or certificate < best[1]
+            best = min(best[0], self.loss), min(best[1], certificate if certificate == certificate else math.inf)
             still = 0 if moved else still + 1
-            if still >= 5:
-                self.stopped = "stalled"
-            elif at >= self.max_iter:
-                self.stopped = "max_iter"
+            if not self.stopped:
+                self.stopped = "stalled" if still >= 5 else "max_iter" if at >= self.max_iter else ""
 
     def _finish(self) -> None:
         """W solved for H as transform does it; kept, unless that made a factor worse (a constraint that is not convex)."""
@@ -267,7 +272,7 @@ class _Loop:
         if self.history and self.history[-1]["iteration"] == state.sweep:
             self.history.pop()
         row = self._look()
-        if _worst(row) <= self.tol and self.stopped != "interrupted":
+        if _worst(row) <= self.tol:
             self.stopped = "converged"
         if self.callback:
             self.callback(self._progress())
@@ -275,18 +280,18 @@ class _Loop:
     def _look(self) -> Row:
         W, H = self.state.W, self.state.H
         loss, (w, h) = self.problem.value(W, H), self.problem.certificate(W, H)
-        numbers = torch.stack([loss, w, h]).tolist()
-        if not math.isfinite(numbers[0]):
+        self.loss, w, h = torch.stack([loss, w, h]).tolist()
+        if not math.isfinite(self.loss):
             raise ArithmeticError(
-                f"the objective became {numbers[0]} at iteration {self.state.sweep}; scale the data (values near 1 are best), "
+                f"the objective became {self.loss} at iteration {self.state.sweep}; scale the data (values near 1 are best), "
                 "use float64, or start elsewhere with init=(W, H)"
             )
         row = {
             "iteration": self.state.sweep,
             "seconds": time.perf_counter() - self.began,
-            "loss": numbers[0] * self.unit,
-            "certificate_W": numbers[1],
-            "certificate_H": numbers[2],
+            "loss": self.loss * self.unit,
+            "certificate_W": w,
+            "certificate_H": h,
         }
         self.history.append(row)
         return row
@@ -298,17 +303,16 @@ class _Loop:
 def best_rows(problem: Problem, solver: Solver, B: Tensor, tol: float) -> Tensor:
     """The minimising A (m, k) for the fixed B (n, k), from a start that X and B alone decide, to half of tol."""
     assert isinstance(solver, Alternating)
+    patience, B = 20, B.contiguous()
     if problem.loss.quadratic and hasattr(solver, "inner"):
-        solver = dataclasses.replace(solver, inner=50)  # many passes on one model, which needs one product with X
+        solver, patience = dataclasses.replace(solver, inner=50), 5  # many passes on one model, which needs one product with X
     A, memory = _first_rows(problem, B), {}
     best, since = math.inf, 0
     for _ in range(200):
         A = solver.half(problem, A, B, memory)
-        left = problem.stationarity(A, B).item()
-        if left <= tol / 2 or math.isnan(left) and since >= 20:
-            break
+        left = problem.stationarity(A, B).item()  # NaN where there is no certificate: then patience alone ends it
         best, since = (left, 0) if left < best else (best, since + 1)
-        if since >= 5 and not math.isnan(left):
+        if left <= tol / 2 or since >= patience:
             break
     return A
 
@@ -360,21 +364,24 @@ def _limits(max_iter: int, tol: float, seed: int) -> None:
 def _fits(problem: Problem, rank: int) -> list[str]:
     """Raise if an operator does not fit its factor; return what a user should know about the problem."""
     m, n = problem.X.shape
+    if problem.X.device.type == "cpu":
+        memory_for(m + n, 4 * rank, problem.X.dtype.itemsize, "the work space for the factors")
     problem.prox_W.check((m, rank), "W")
     problem.prox_H.check((rank, n), "H")
     notes = []
     if rank > m and rank > n and problem.rows.size == problem.cols.size == 1:
         notes.append(f"Rank {rank} is above both sides of X ({m} x {n}): components beyond {min(m, n)} add nothing.")
-        warnings.warn(notes[-1], stacklevel=3)
+    for name, prox, other in (("W", problem.prox_W, problem.prox_H), ("H", problem.prox_H, problem.prox_W)):
+        if not prox.is_set and prox.cone and other.is_set and other.cone:
+            free = "H" if name == "W" else "W"
+            notes.append(f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex.")
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
     for name, prox in (("W", problem.prox_W), ("H", problem.prox_H)):
         if not prox.exact:
             notes.append(f"{prox!r} on {name} minimises nothing known, so there is no certificate and its own term counts 0.")
         elif not prox.convex:
             notes.append(f"{prox!r} on {name} is not convex: the certificate holds for a step of 1 / curvature, and transform may differ.")
-    for name, prox, other in (("W", problem.prox_W, problem.prox_H), ("H", problem.prox_H, problem.prox_W)):
-        if not prox.is_set and prox.cone and other.is_set and other.cone:
-            free = "H" if name == "W" else "W"
-            notes.append(f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex.")
     return notes
 
 
@@ -471,8 +478,9 @@ def numbers_of(asked: Any, names: np.ndarray | None, count: int, what: str) -> T
     known = {str(n): i for i, n in enumerate(range(count) if names is None else names)}
     odd = [a for a in asked if str(a) not in known]
     if odd:
-        few = ", ".join(list(known)[:3])
-        raise ValueError(f"there is no {what} {odd[0]!r}; " + (f"they are numbered 0 to {count - 1}" if names is None else f"known are {few}, …"))
+        near = difflib.get_close_matches(str(odd[0]), known, n=3, cutoff=0.5) or list(known)[:3]
+        way = f"they are numbered 0 to {count - 1}" if names is None else f"there are {', '.join(map(repr, near))}, …"
+        raise ValueError(f"there is no {what} {odd[0]!r}; {way}")
     return torch.tensor([known[str(a)] for a in asked], dtype=torch.int64)
 
 
