@@ -10,10 +10,10 @@ demo: $(VENV)/demo
 	$(BIN)/proxfactor demo
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 -m "not exhaustive"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not exhaustive"
 
 test-all: $(VENV)/test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

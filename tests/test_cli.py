@@ -349,7 +349,7 @@ REFUSED = {
     "fit x.npy --rank -3": "rank is -3",
     "fit x.npy --rank many": "Invalid value for --rank: many is no whole number. See proxfactor fit --help.",
     "fit x.npy --rank 2.5": "Invalid value for --rank: 2.5 is no whole number",
-    "fit x.npy --rank 10000000000": "smaller --rank",
+    "fit x.npy --rank 10000000000": "smaller rank",
     "fit x.npy -k 2 --W nonnegativ": "unknown prox 'nonnegativ'; did you mean NonNegative",
     "fit x.npy -k 2 --H simplex": "missing a required argument: 'dim'; it takes (dim, total)",
     "fit x.npy -k 2 --W 'simplex(dim=3)'": "dim is 3, it must be 0",

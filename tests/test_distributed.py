@@ -58,7 +58,7 @@ def work(rank, size, where, out):
         found[case, "start"] = start(spread, 3)[1]
     _, whole = problem_of("hals")
     part = whole.take(rows.my_rows(40))
-    result = factorize(Problem(part.X, part.loss, part.prox_W, part.prox_H, rows=rows), 3, tol=1e-4)
+    result = factorize(Problem(part.X, part.loss, part.prox_W, part.prox_H, rows=rows), 3, tol=1e-4, max_iter=40)
     found["fit", "H"], found["fit", "loss"] = result.factors[1], torch.tensor(result.history[-1]["loss"], dtype=torch.float64)
     found["fit", "iterations"], found["fit", "error"] = torch.tensor(result.iterations), torch.tensor(result.error, dtype=torch.float64)
     if rank == 0:
@@ -100,7 +100,7 @@ def test_a_sweep_sends_one_message(found, case):
 
 
 def test_a_whole_fit_is_the_fit_of_one_process(found):
-    result = factorize(problem_of("hals")[1], 3, tol=1e-4)
+    result = factorize(problem_of("hals")[1], 3, tol=1e-4, max_iter=40)
     assert found["fit/iterations"] == result.iterations
     torch.testing.assert_close(found["fit/H"], result.factors[1], rtol=1e-8, atol=1e-8)
     assert found["fit/loss"].item() == pytest.approx(result.history[-1]["loss"], rel=1e-10)

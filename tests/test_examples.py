@@ -139,3 +139,13 @@ def test_the_page_shows_the_numbers_of_the_script(costs):
             assert shown == [str(number)]
         elif 1e-4 < number < 1e4:  # beyond, rounding and overflow decide
             assert math.isclose(float(shown[0]), number, rel_tol=0.1), label
+
+
+def test_ratings_with_holes_are_completed_better_than_by_their_mean(capsys):
+    scores = load("ratings_pq").main()
+    mean, model, small = scores.values()
+    assert model < 0.6 * mean
+    assert small < 0.1
+    printed = capsys.readouterr().out
+    assert "Casablanca" in printed
+    assert "Stopped by the callback" in printed

@@ -348,7 +348,7 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text}; ask for a smaller --rank or give less data" if text.startswith("Unable to allocate") else text
+    return f"{text}; ask for a smaller rank or give less data" if text.startswith("Unable to allocate") else text
 
 
 def _say(text: str) -> None:

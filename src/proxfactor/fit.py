@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .inits import start
 from .losses import Frobenius, Loss
-from .matrix import Matrix, Table, as_table, memory_for
+from .matrix import Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import Alternating, Solver, State, as_solver
@@ -123,7 +123,7 @@ class Result:
         H = self.factors[1]
         if table.matrix.shape[1] != H.shape[1]:
             raise ValueError(f"X has {table.matrix.shape[1]} columns, the fit had {H.shape[1]}; give the same columns")
-        problem = Problem(_on(table.matrix, H), self.loss, self.prox_W, self.prox_H)
+        problem = Problem(table.matrix.to(H.device, H.dtype), self.loss, self.prox_W, self.prox_H)
         problem.prox_W.check((table.matrix.shape[0], len(H)), "W")
         power = _power(problem)
         _, H = _cone_times(problem, (H[:, :0], H), 2.0**-power)
@@ -365,7 +365,7 @@ def _fits(problem: Problem, rank: int) -> list[str]:
     """Raise if an operator does not fit its factor; return what a user should know about the problem."""
     m, n = problem.X.shape
     if problem.X.device.type == "cpu":
-        memory_for(m + n, 4 * rank, problem.X.dtype.itemsize, "the work space for the factors")
+        memory_for(m + n, 4 * rank, problem.X.dtype.itemsize, "the work space for the factors", "choose a smaller rank")
     problem.prox_W.check((m, rank), "W")
     problem.prox_H.check((rank, n), "H")
     notes = []
@@ -482,14 +482,3 @@ def numbers_of(asked: Any, names: np.ndarray | None, count: int, what: str) -> T
         way = f"they are numbered 0 to {count - 1}" if names is None else f"there are {', '.join(map(repr, near))}, …"
         raise ValueError(f"there is no {what} {odd[0]!r}; {way}")
     return torch.tensor([known[str(a)] for a in asked], dtype=torch.int64)
-
-
-def _on(X: Matrix, like: Tensor) -> Matrix:
-    """X in the dtype and on the device of the factors."""
-    if X.dtype == like.dtype and X.device == like.device:
-        return X
-    moved = X.like(X.entries().to(like.dtype)) if X.device == like.device else None
-    if moved is None:
-        raise ValueError(f"X is on {X.device}, the factors are on {like.device}; move X first")
-    moved.weight = None if X.weight is None else X.weight.to(like.dtype)
-    return moved

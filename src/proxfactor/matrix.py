@@ -63,6 +63,10 @@ class Matrix(ABC):
         """Some rows: a slice or a 1-D tensor of row numbers."""
 
     @abstractmethod
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        """The same matrix on another device or in another floating-point dtype."""
+
+    @abstractmethod
     def along(self, v: Tensor, dim: int) -> Tensor:
         """v holds a number per row (dim 0) or per column (dim 1): each one at its stored cells."""
 
@@ -155,6 +159,12 @@ class Dense(Matrix):
 
     def take(self, rows: Index) -> Self:
         return self._of(self.values[rows], None if self.weight is None else self.weight[rows])
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        device, dtype = device or self.device, dtype or self.dtype
+        moved = self._of(self.values.to(device, dtype), None if self.weight is None else self.weight.to(device, dtype))
+        moved.form = self.form
+        return moved
 
     def along(self, v: Tensor, dim: int) -> Tensor:
         return (v[:, None] if dim == 0 else v[None, :]).expand(self.shape)
@@ -348,6 +358,14 @@ class Stored(Matrix):
         weight = None if self.weight is None else self.weight[at]
         crow, shape = crow.to(self.crow.dtype), (len(rows), self.shape[1])
         return self._of(crow, self.col[at], self.values[at], shape, weight, self.background)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        device, dtype = device or self.device, dtype or self.dtype
+        weight = None if self.weight is None else self.weight.to(device, dtype)
+        crow, col, values = self.crow.to(device), self.col.to(device), self.values.to(device, dtype)
+        moved = self._of(crow, col, values, self.shape, weight, self.background)
+        moved.form = self.form
+        return moved
 
     def along(self, v: Tensor, dim: int) -> Tensor:
         return v[self._rows()] if dim == 0 else v[self.col.long()]
@@ -637,13 +655,14 @@ def _background(background: float) -> float:
     return float(background)
 
 
-def memory_for(rows: int, cols: int, itemsize: int, what: str) -> None:
+def memory_for(
+    rows: int, cols: int, itemsize: int, what: str, way: str = "give it as a sparse matrix, in float32, or fewer rows"
+) -> None:
     """Raises MemoryError, before anything is allocated, where ``what`` (rows x cols) needs more than the memory that is free."""
     need, free = rows * cols * itemsize, free_memory()
     if free is not None and need > 0.9 * free:
         raise MemoryError(
-            f"{what} of {rows} x {cols} needs {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; "
-            "give it as a sparse matrix, in float32, or fewer rows"
+            f"{what} of {rows} x {cols} needs {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; {way}"
         )
 
 
