@@ -69,6 +69,8 @@ class Prox(Spelled, ABC):
                 shapes = f"has shape {tuple(t.shape)}, which does not broadcast to x of shape {tuple(x.shape)}"
                 raise ValueError(f"{name} of {self!r} {shapes}")
         wide = _wide(x)
+        if isinstance(step, Tensor) and step.numel() == 1 and step.device.type == "cpu":
+            step = step.item()
         if isinstance(step, Tensor):
             self._check_step(x, step)
             step = (step.reshape(()) if step.numel() == 1 else step).to(wide)

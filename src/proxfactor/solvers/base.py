@@ -91,12 +91,12 @@ class Alternating(Solver):
 
 def divide(a: Tensor, d: Tensor) -> Tensor:
     """a / d, and 0 where d is 0: no curvature, no step from the gradient."""
-    return torch.where(d > 0, a / torch.where(d > 0, d, 1.0), 0.0)
+    return torch.where(d > 0, a / d, 0.0)
 
 
 def step_of(d: Tensor) -> Tensor:
     """The prox step 1 / d; inf where there is no curvature, so that only the constraint's own term counts."""
-    return torch.where(d > 0, 1 / torch.where(d > 0, d, 1.0), torch.inf)
+    return torch.where(d > 0, 1 / d, torch.inf)
 
 
 def forget_empty(q: Quadratic, A: Tensor) -> Tensor:

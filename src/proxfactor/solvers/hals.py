@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..problem import Problem, Quadratic
@@ -33,22 +32,15 @@ class HALS(Alternating):
                 raise ValueError(f"HALS updates one component at a time, and {prox!r} on {name} couples them; use solver='palm'")
 
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
-        m, k = A.shape
-        parts = [prox.take(slice(j, j + 1), 1) for j in range(k)]
-        D = [group_metric(p, q.diag[:, j : j + 1], (m, 1), "amax") for j, p in enumerate(parts)]
-        steps = [step_of(d) for d in D]
-        At = forget_empty(q, A).mT.contiguous()
-        G, C = _over(q, D)
+        parts = [prox.take(slice(j, j + 1), 1) for j in range(A.shape[1])]
+        D = group_metric(prox, q.diag, tuple(A.shape), "amax")
+        steps = step_of(D).split(1, dim=1)
+        C = divide(q.C, D).mT.contiguous()
+        G = divide(q.G, D[..., :, None] if q.G.ndim == 3 else D.mT)
+        G = G if q.G.ndim == 2 else G.permute(1, 2, 0).contiguous()
+        At = forget_empty(q, A).mT.contiguous()  # component first: each one is then contiguous
         for _ in range(self.inner):
-            for j, p in enumerate(parts):
-                slope = G[j] @ At if q.G.ndim == 2 else (G[j] * At).sum(0)
-                At[j] = p((At[j] - slope + C[j])[:, None], steps[j])[:, 0]
+            for a, g, c, p, step in zip(At, G, C, parts, steps, strict=True):
+                slope = g @ At if g.ndim == 1 else (g * At).sum(0)
+                a.copy_(p((a - slope + c)[:, None], step)[:, 0])
         return At.mT
-
-
-def _over(q: Quadratic, D: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """G and C divided by each component's curvature, component first: (k, k) or (k, k, m), and (k, m)."""
-    C = torch.stack([divide(q.C[:, j], d[:, 0]) for j, d in enumerate(D)])
-    if q.G.ndim == 2:
-        return torch.stack([divide(q.G[j], d[0]) for j, d in enumerate(D)]), C
-    return torch.stack([divide(q.G[:, j], d).mT for j, d in enumerate(D)]), C
