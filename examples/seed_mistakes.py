@@ -1,6 +1,6 @@
 """What the mistakes in the project's two seed texts cost: one function for each, the numbers in docs/seeds.md come from here.
 
-    python examples/seed_mistakes.py
+python examples/seed_mistakes.py
 """
 
 import math

@@ -487,7 +487,7 @@ def test_the_table_of_operators_is_right_for_every_one(capsys):
         assert (metric, convex == "yes", exact == "yes") == (p.metric, p.convex, p.exact)
         assert formula
         assert words
-        assert (not short or type(Prox.parse(short + "(dim=0)" * (couples == "dim"))) is type(p))
+        assert not short or type(Prox.parse(short + "(dim=0)" * (couples == "dim"))) is type(p)
     assert told["Transposed"][2:6] == ["as g"] * 4
 
 

@@ -60,7 +60,10 @@ def work(rank, size, where, out):
     part = whole.take(rows.my_rows(40))
     result = factorize(Problem(part.X, part.loss, part.prox_W, part.prox_H, rows=rows), 3, tol=1e-4, max_iter=40)
     found["fit", "H"], found["fit", "loss"] = result.factors[1], torch.tensor(result.history[-1]["loss"], dtype=torch.float64)
-    found["fit", "iterations"], found["fit", "error"] = torch.tensor(result.iterations), torch.tensor(result.error, dtype=torch.float64)
+    found["fit", "iterations"], found["fit", "error"] = (
+        torch.tensor(result.iterations),
+        torch.tensor(result.error, dtype=torch.float64),
+    )
     if rank == 0:
         torch.save({"/".join(k): v for k, v in found.items()}, out)
     dist.destroy_process_group()
@@ -69,9 +72,13 @@ def work(rank, size, where, out):
 @pytest.fixture(scope="module", params=[2, 3])
 def found(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("group")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from test_distributed import work; work(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from test_distributed import work; "
+    code += "work(int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])"
     here = __file__.rsplit("/", 1)[0]
-    command = [[sys.executable, "-c", code, here, str(r), str(request.param), str(folder / "meet"), str(folder / "out")] for r in range(request.param)]
+    command = [
+        [sys.executable, "-c", code, here, str(r), str(request.param), str(folder / "meet"), str(folder / "out")]
+        for r in range(request.param)
+    ]
     processes = [subprocess.Popen(c, stderr=subprocess.PIPE, text=True) for c in command]
     errors = [p.communicate(timeout=300)[1] for p in processes]
     assert all(p.returncode == 0 for p in processes), "\n".join(errors)

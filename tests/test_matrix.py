@@ -278,7 +278,12 @@ def test_tables_keep_their_names_and_their_library():
         assert (table.rows, table.cols.tolist(), table.form) == (None, ["a", "b"], library)
         assert table.matrix.weight.tolist() == [[1, 1], [0, 1]]
     assert as_matrix(pl.DataFrame({"a": pl.Series([1.0], dtype=pl.Float32)})).dtype == torch.float32
-    assert [as_table(X).form for X in (PLAIN, torch.ones(1, 1), Dense(PLAIN), Dense(torch.ones(1, 1)))] == ["numpy", "torch", "numpy", "torch"]
+    assert [as_table(X).form for X in (PLAIN, torch.ones(1, 1), Dense(PLAIN), Dense(torch.ones(1, 1)))] == [
+        "numpy",
+        "torch",
+        "numpy",
+        "torch",
+    ]
     assert as_table(table) is table
     weighted = as_table(table, np.full((2, 2), 3.0))
     assert (weighted.cols.tolist(), weighted.form) == (["a", "b"], pa)

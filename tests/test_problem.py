@@ -153,7 +153,10 @@ def test_a_dying_component_does_not_hold_the_certificate_up():
     g = torch.Generator().manual_seed(0)
     W, H = torch.rand(20, 3, generator=g, dtype=torch.float64), torch.rand(3, 15, generator=g, dtype=torch.float64)
     problem = Problem(W @ H, "frobenius", "nonneg", "nonneg")
-    W2, H2 = torch.cat([W, 1e-9 * torch.rand(20, 1, generator=g, dtype=torch.float64)], 1), torch.cat([H, torch.ones(1, 15, dtype=torch.float64)])
+    W2, H2 = (
+        torch.cat([W, 1e-9 * torch.rand(20, 1, generator=g, dtype=torch.float64)], 1),
+        torch.cat([H, torch.ones(1, 15, dtype=torch.float64)]),
+    )
     assert problem.certificate(W2, H2)[0].item() < 1e-3
 
 

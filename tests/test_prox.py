@@ -160,6 +160,7 @@ def test_an_entrywise_prox_is_the_best_point_of_a_grid(p):
     y = p(x, step)
     for i in range(M):
         for j in range(N):
+
             def at(v, i=i, j=j):
                 z = y.clone()
                 z[i, j] = v
@@ -175,6 +176,7 @@ def said_by_cvxpy(p, y):
     if isinstance(p, Sum):
         costs, rules = zip(*(said_by_cvxpy(q, y) for q in p.parts), strict=True)
         return sum(costs), [r for rule in rules for r in rule]
+
     def full(t):
         return np.broadcast_to(np.asarray(t, dtype=float), y.shape)
 

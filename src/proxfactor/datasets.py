@@ -44,7 +44,9 @@ def planted(
     return X, W, H
 
 
-def ratings(users: int = 300, items: int = 200, tastes: int = 4, *, observed: float = 0.2, noise: float = 0.25, seed: int = 0) -> tuple[Table, np.ndarray]:
+def ratings(
+    users: int = 300, items: int = 200, tastes: int = 4, *, observed: float = 0.2, noise: float = 0.25, seed: int = 0
+) -> tuple[Table, np.ndarray]:
     """A table of ratings with holes and the truth behind it: (Table of the observed ones, (users, items) without noise).
 
     Every user is a mixture of a few tastes, every taste rates every item between 1 and 5, so that the truth has rank

@@ -21,7 +21,7 @@ from .losses import Frobenius, Loss
 from .matrix import Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
-from .solvers import Alternating, Solver, State, as_solver
+from .solvers import HALS, PALM, Alternating, Memory, Solver, State, as_solver
 
 Row = dict[str, float]
 
@@ -43,7 +43,11 @@ class Progress:
 
 def _worst(row: Row) -> float:
     """The larger certificate of the two factors, NaN where one of them has none."""
-    return math.nan if any(map(math.isnan, (row["certificate_W"], row["certificate_H"]))) else max(row["certificate_W"], row["certificate_H"])
+    return (
+        math.nan
+        if any(map(math.isnan, (row["certificate_W"], row["certificate_H"])))
+        else max(row["certificate_W"], row["certificate_H"])
+    )
 
 
 @dataclass(eq=False)
@@ -303,10 +307,10 @@ class _Loop:
 def best_rows(problem: Problem, solver: Solver, B: Tensor, tol: float) -> Tensor:
     """The minimising A (m, k) for the fixed B (n, k), from a start that X and B alone decide, to half of tol."""
     assert isinstance(solver, Alternating)
-    patience, B = 20, B.contiguous()
-    if problem.loss.quadratic and hasattr(solver, "inner"):
+    patience, B, memory = 20, B.contiguous(), Memory()
+    if problem.loss.quadratic and isinstance(solver, HALS | PALM):
         solver, patience = dataclasses.replace(solver, inner=50), 5  # many passes on one model, which needs one product with X
-    A, memory = _first_rows(problem, B), {}
+    A = _first_rows(problem, B)
     best, since = math.inf, 0
     for _ in range(200):
         A = solver.half(problem, A, B, memory)
@@ -337,7 +341,9 @@ def _first_rows(problem: Problem, B: Tensor) -> Tensor:
 def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any) -> tuple[Table, Problem]:
     if isinstance(X, Problem):
         if W is not None or H is not None or weight is not None or loss != "frobenius":
-            raise ValueError("X is a Problem, which has constraints, loss and weights of its own; give them there, or give the data as X")
+            raise ValueError(
+                "X is a Problem, which has constraints, loss and weights of its own; give them there, or give the data as X"
+            )
         return Table(X.X, form=X.X.form), X
     table = as_table(X, weight)
     return table, Problem(table.matrix, loss, W, H)
@@ -374,14 +380,18 @@ def _fits(problem: Problem, rank: int) -> list[str]:
     for name, prox, other in (("W", problem.prox_W, problem.prox_H), ("H", problem.prox_H, problem.prox_W)):
         if not prox.is_set and prox.cone and other.is_set and other.cone:
             free = "H" if name == "W" else "W"
-            notes.append(f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex.")
+            notes.append(
+                f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex."
+            )
     for note in notes:
         warnings.warn(note, stacklevel=3)
     for name, prox in (("W", problem.prox_W), ("H", problem.prox_H)):
         if not prox.exact:
             notes.append(f"{prox!r} on {name} minimises nothing known, so there is no certificate and its own term counts 0.")
         elif not prox.convex:
-            notes.append(f"{prox!r} on {name} is not convex: the certificate holds for a step of 1 / curvature, and transform may differ.")
+            notes.append(
+                f"{prox!r} on {name} is not convex: the certificate holds for a step of 1 / curvature, and transform may differ."
+            )
     return notes
 
 
@@ -430,7 +440,8 @@ def _status(loop: _Loop, problem: Problem) -> str:
     if loop.stopped == "converged":
         return f"Converged after {n} iterations: {has}, at or below tol {loop.tol:g}."
     if loop.stopped == "max_iter":
-        return f"Not converged: {has}, above tol {loop.tol:g}, after max_iter = {n} iterations; go on with init=result, or raise max_iter or tol."
+        way = "go on with init=result, or raise max_iter or tol"
+        return f"Not converged: {has}, above tol {loop.tol:g}, after max_iter = {n} iterations; {way}."
     if loop.stopped == "interrupted":
         return f"Interrupted after {n} iterations: {has}, tol is {loop.tol:g}; go on with init=result."
     if loop.stopped == "callback":
@@ -442,7 +453,7 @@ def _status(loop: _Loop, problem: Problem) -> str:
 
 def _error(problem: Problem, W: Tensor, H: Tensor) -> float:
     """‖X - WH‖ / ‖X‖ over the data, whatever the loss was."""
-    off = dataclasses.replace(problem, loss=Frobenius(), prox_W=None, prox_H=None, ties=())
+    off = Problem(problem.X, Frobenius(), rows=problem.rows, cols=problem.cols)
     (top,) = problem.rows.sum(off.row_losses(W, H.mT).sum())
     none = [F.new_zeros(len(F), 1) for F in (W, H.mT)]
     (all_of_it,) = problem.rows.sum(off.row_losses(*none).sum())

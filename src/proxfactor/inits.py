@@ -134,7 +134,7 @@ def _scaled(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lifted(problem: Problem, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
-    """The start, raised from zero as little as makes its loss finite: under KL a 0 predicted where there is data is infinitely wrong."""
+    """The start, raised from zero as little as makes its loss finite: under KL a 0 predicted for data is infinitely wrong."""
     for lift in (0.0, 1e-3, 1e-2, 0.1, 1.0):
         w = problem.prox_W(W + lift * _size(W), 0.0) if lift else W
         h = problem.prox_H(H + lift * _size(H), 0.0) if lift else H
@@ -143,7 +143,7 @@ def lifted(problem: Problem, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
             return w, h
     raise ValueError(
         f"the loss of the start is {loss.item()}: {problem.loss!r} cannot be evaluated inside {problem.prox_W!r} on W and "
-        f"{problem.prox_H!r} on H; loosen a constraint, scale the data (values near 1 are best), or start elsewhere with init=(W, H)"
+        f"{problem.prox_H!r} on H; loosen a constraint, scale the data (values near 1 are best), or give another init=(W, H)"
     )
 
 

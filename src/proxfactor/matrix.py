@@ -438,7 +438,8 @@ class Table:
             X = X._with_empty_row()
         if said := [f"{len(names)} {what} ({_few(names)})" for what, names in absent.items() if names]:
             raise ValueError(
-                f"the columns do not match those of the fit: {' and '.join(said)}; rename, drop or add columns (NaN where there is no data)"
+                f"the columns do not match those of the fit: {' and '.join(said)}; "
+                "rename, drop or add columns (NaN where there is no data)"
             )
         at = torch.tensor([place[c] for c in want], device=X.device)
         return Table(X.take(at).T, self.rows, cols, self.form)
@@ -661,9 +662,7 @@ def memory_for(
     """Raises MemoryError, before anything is allocated, where ``what`` (rows x cols) needs more than the memory that is free."""
     need, free = rows * cols * itemsize, free_memory()
     if free is not None and need > 0.9 * free:
-        raise MemoryError(
-            f"{what} of {rows} x {cols} needs {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; {way}"
-        )
+        raise MemoryError(f"{what} of {rows} x {cols} needs {need / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; {way}")
 
 
 def free_memory() -> int | None:

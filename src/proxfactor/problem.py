@@ -148,7 +148,9 @@ class Problem:
     @cached_property
     def shared(self) -> bool:
         """Whether all rows of A have one Gram matrix: a quadratic loss, and every cell of the same weight."""
-        return self.loss.quadratic and self._gram(torch.ones(self.X.shape[1], 1, dtype=self.X.dtype, device=self.X.device)).ndim == 2
+        return (
+            self.loss.quadratic and self._gram(torch.ones(self.X.shape[1], 1, dtype=self.X.dtype, device=self.X.device)).ndim == 2
+        )
 
     def blocks(self, rank: int) -> list[tuple[slice, Problem]]:
         """(rows, that part of the problem), as few as there can be while the models of a block fit into memory."""

@@ -13,7 +13,7 @@ import reprlib
 from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -64,7 +64,7 @@ class Prox(Spelled, ABC):
         if not isinstance(x, Tensor) or not x.is_floating_point():
             given = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"{self!r} takes a real floating-point tensor, given {given}; convert it, e.g. x.float()")
-        for name, t in self._tensors():
+        for name, t in self._held:
             if not _fits(t.shape, x.shape):
                 shapes = f"has shape {tuple(t.shape)}, which does not broadcast to x of shape {tuple(x.shape)}"
                 raise ValueError(f"{name} of {self!r} {shapes}")
@@ -143,10 +143,14 @@ class Prox(Spelled, ABC):
             if not -2 <= d < 2:
                 raise ValueError(f"{self!r} on {name}, a matrix: dim is {d}, it must be 0 (down the rows) or 1 (along them)")
 
+    @cached_property
+    def _held(self) -> tuple[tuple[str, Tensor], ...]:
+        return tuple(self._tensors())
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
-            if isinstance(value := getattr(self, field.name), Tensor):
-                yield field.name, value
+        for name in getattr(self, "__dataclass_fields__", ()):
+            if isinstance(value := getattr(self, name), Tensor):
+                yield name, value
 
     def __add__(self, other: Prox) -> Prox:
         return _add(self, other) if isinstance(other, Prox) else NotImplemented

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import difflib
 import inspect
 import math
@@ -55,7 +54,7 @@ class Spelled:
     def _write(self, tensors: dict[str, Tensor]) -> str:
         words: list[str] = []
         named: bool = False
-        for field in dataclasses.fields(self) if dataclasses.is_dataclass(self) else ():
+        for field in getattr(self, "__dataclass_fields__", {}).values():
             value = getattr(self, field.name)
             if not isinstance(value, Tensor) and value == field.default:
                 named = True

@@ -1,11 +1,11 @@
 """Solvers: how a Problem is minimised. One file per method; ``auto`` chooses."""
 
 from ..problem import Problem
-from .base import Alternating, Solver, State
+from .base import Alternating, Memory, Solver, State
 from .hals import HALS
 from .palm import PALM
 
-__all__ = ["HALS", "PALM", "Alternating", "Solver", "State", "as_solver", "auto"]
+__all__ = ["HALS", "PALM", "Alternating", "Memory", "Solver", "State", "as_solver", "auto"]
 
 
 def auto(problem: Problem) -> Solver:
