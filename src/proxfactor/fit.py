@@ -7,7 +7,8 @@ import difflib
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,9 @@ from .prox import Prox
 from .solvers import HALS, PALM, Alternating, Memory, Solver, State, as_solver
 
 Row = dict[str, float]
+
+SMALL = 10_000_000
+"""Multiplications of one product with X below which a fit runs on one thread."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,8 @@ class Result:
         problem.prox_W.check((table.matrix.shape[0], len(H)), "W")
         power = _power(problem)
         _, H = _cone_times(problem, (H[:, :0], H), 2.0**-power)
-        W = best_rows(_divided(problem, power), self.solver, H.mT, self.settings.get("tol", 1e-5))
+        with _threads(problem, len(H)):
+            W = best_rows(_divided(problem, power), self.solver, H.mT, self.settings.get("tol", 1e-5))
         return give_back(_cone_times(problem, (W, H), 2.0**power)[0], table.form, table.rows, self.components)
 
     def __repr__(self) -> str:
@@ -198,7 +203,8 @@ def factorize(
         "shape": list(problem.X.shape),
     }
     loop = _Loop(scaled, how, max_iter, tol, callback, _unit(problem.loss, power))
-    loop.run(W0, H0)
+    with _threads(problem, rank):
+        loop.run(W0, H0)
     W1, H1 = _cone_times(scaled, (loop.state.W, loop.state.H), 2.0**power)
     return Result(
         factors=(W1, H1.contiguous()),
@@ -302,6 +308,18 @@ class _Loop:
 
     def _progress(self) -> Progress:
         return Progress(self.history[-1], self.tol, self.max_iter, self.state.W, self.state.H)
+
+
+@contextmanager
+def _threads(problem: Problem, rank: int) -> Iterator[None]:
+    """One thread where a product with X is too small to share: to wait for the others would cost more than they save."""
+    before = torch.get_num_threads()
+    small = problem.X.device.type == "cpu" and problem.X.entries().numel() * rank < SMALL
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def best_rows(problem: Problem, solver: Solver, B: Tensor, tol: float) -> Tensor:
