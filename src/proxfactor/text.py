@@ -54,9 +54,9 @@ class Spelled:
     def _write(self, tensors: dict[str, Tensor]) -> str:
         words: list[str] = []
         named: bool = False
-        for field in getattr(self, "__dataclass_fields__", {}).values():
+        for place, field in enumerate(getattr(self, "__dataclass_fields__", {}).values()):
             value = getattr(self, field.name)
-            if not isinstance(value, Tensor) and value == field.default:
+            if (place > 0 or field.kw_only) and not isinstance(value, Tensor) and value == field.default:
                 named = True
                 continue
             named = named or bool(field.kw_only) or field.name == "dim"
