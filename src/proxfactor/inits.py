@@ -116,7 +116,7 @@ def _svd(problem: Problem, rank: int, seed: int) -> tuple[Tensor, Tensor]:
 def _scaled(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """A and B times the number that fits the data best, as far as the constraints let a factor be scaled."""
     top, below = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for r, part in problem._pieces():
+    for r, part in problem._pieces:
         X, a, b = part.X, A[r].double(), B.double()
         pred = X.predict(a, b)
         w = torch.ones((), dtype=torch.float64, device=pred.device) if X.weight is None else X.weight.double()

@@ -348,7 +348,13 @@ class Stored(Matrix):
 
     def take(self, rows: Index) -> Self:
         if isinstance(rows, slice):
-            rows = torch.arange(*rows.indices(self.shape[0]), device=self.device)
+            start, stop, stride = rows.indices(self.shape[0])
+            if stride == 1 and start < stop:  # neighbours: views, nothing is copied but the row ends
+                crow = self.crow[start : stop + 1]
+                cells, shape = slice(int(crow[0]), int(crow[-1])), (stop - start, self.shape[1])
+                weight = None if self.weight is None else self.weight[cells]
+                return self._of(crow - crow[0], self.col[cells], self.values[cells], shape, weight, self.background)
+            rows = torch.arange(start, stop, stride, device=self.device)
         elif rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
         starts, lengths = self.crow[:-1].long()[rows], self.crow.diff().long()[rows]

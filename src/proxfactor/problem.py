@@ -225,7 +225,7 @@ class Problem:
             q = Quadratic(*self.cols.sum(self._gram(B), self._data @ B))
             slope, bend = q.grad(A), q.diag
         else:
-            parts = [part._cell_terms(A[r], B) for r, part in self._pieces()]
+            parts = [part._cell_terms(A[r], B) for r, part in self._pieces]
             slope, bend = self.cols.sum(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
         for tie in self.ties:
             q = tie.model(A, B)
@@ -246,15 +246,15 @@ class Problem:
             for part in A.split(max(1, 2**24 // max(1, len(B)))):
                 yield part @ B.mT
 
-    def _pieces(self) -> Iterator[tuple[slice, Problem]]:
+    @cached_property
+    def _pieces(self) -> list[tuple[slice, Problem]]:
         """The rows, so many at a time that a prediction of their cells fits into memory; no prox is looked at."""
-        for r, X in self.X.blocks(self._row_bytes):
-            yield r, self if X is self.X else Problem(X, self.loss, cols=self.cols)
+        return [(r, self if X is self.X else Problem(X, self.loss, cols=self.cols)) for r, X in self.X.blocks(self._row_bytes)]
 
     def row_losses(self, A: Tensor, B: Tensor) -> Tensor:
         """The loss of each row, (m,), computed and summed in float64."""
         a, b = A.double(), B.double()
-        mine = torch.cat([part._row_losses(a[r], b) for r, part in self._pieces()])
+        mine = torch.cat([part._row_losses(a[r], b) for r, part in self._pieces])
         return self.cols.sum(mine)[0]
 
     def _row_losses(self, A: Tensor, B: Tensor) -> Tensor:
