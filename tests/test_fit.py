@@ -348,33 +348,6 @@ def test_a_start_with_zeros_is_lifted_where_the_loss_needs_it():
     assert result.error < 1
 
 
-@pytest.mark.parametrize("init", ["random", "svd"])
-@pytest.mark.parametrize(
-    "constraints", [("nonneg", "nonneg"), ("free", "nonneg"), ("free", "free"), ("box(5, 6)", "simplex(dim=1)")]
-)
-@pytest.mark.parametrize("rank", [1, 3, 7])
-def test_starts_lie_inside_the_constraints_and_scale_with_the_data(init, constraints, rank):
-    from proxfactor.inits import start
-
-    X = np.random.default_rng(0).random((12, 6))
-    problem = Problem(X, "frobenius", *constraints)
-    W, H = start(problem, rank, init)
-    assert (W.shape, H.shape) == ((12, rank), (rank, 6))
-    assert problem.prox_W.value(W) == 0
-    assert problem.prox_H.value(H) == 0
-    if constraints == ("nonneg", "nonneg"):
-        assert problem.value(W, H) < 0.5 * (X**2).sum()
-        w, h = start(Problem(X * 2.0**20, "frobenius", *constraints), rank, init)
-        torch.testing.assert_close(w @ h, (W @ H) * 2.0**20)
-
-
-def test_the_svd_start_of_unconstrained_factors_is_the_best_low_rank_fit():
-    X = np.random.default_rng(0).standard_normal((30, 20))
-    result = factorize(X, 4, init="svd", max_iter=1)
-    s = np.linalg.svd(X, compute_uv=False)
-    assert result.error == pytest.approx(np.sqrt((s[4:] ** 2).sum() / (s**2).sum()), rel=1e-3)
-
-
 def test_sparse_counts_are_fitted_under_kl_without_becoming_dense():
     X = sp.random(100, 400, 0.02, random_state=0, format="csr")
     X.data = np.ceil(X.data * 5)

@@ -414,7 +414,9 @@ def _facts(result: Result, folder: Path | None, image: tuple[int, int] | None) -
     command = result.settings.get("command")
     badge = _BADGES.get(result.stopped, ("warn", f"not converged: {result.stopped}"))
     asked = {"loss": result.loss, "W": result.prox_W, "H": result.prox_H, "solver": result.solver}
-    settings = {k: v for k, v in result.settings.items() if v is not None and k not in ("command", "created", "shape", "rows", "cols")}
+    settings = {
+        k: v for k, v in result.settings.items() if v is not None and k not in ("command", "created", "shape", "rows", "cols")
+    }
     return {
         "result": result,
         "m": result.factors[0].shape[0],
