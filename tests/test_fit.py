@@ -107,6 +107,51 @@ def test_transform_of_the_data_equals_w(kind, loss, constraints):
     np.testing.assert_allclose(result.transform(X), result.W, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_transform_equals_w_where_many_w_fit_equally_well(seed):
+    X = datasets.planted(40, 30, 3, seed=seed)[0]
+    few = np.where(np.random.default_rng(seed).random(X.shape) < 0.6, np.nan, X)
+    cases = [(X, {}), (few, {}), (X.astype(np.float32), {}), (X[:5, :4], {"init": "svd"}), (few, {"H": "simplex(dim=1)"})]
+    for given, options in cases:
+        result = factorize(given, 5, **{"W": "nonneg", "H": "nonneg", "seed": seed, "max_iter": 200} | options)
+        np.testing.assert_allclose(result.transform(given), result.W, rtol=1e-5, atol=1e-9)
+
+
+def test_weights_with_names_follow_the_names_of_the_data():
+    frame = pd.DataFrame(small(), index=[f"r{i}" for i in range(40)], columns=[f"c{j}" for j in range(30)])
+    weight = pd.DataFrame(np.random.default_rng(0).random((40, 30)), index=frame.index, columns=frame.columns)
+    options = {"W": "nonneg", "H": "nonneg", "max_iter": 20}
+    plain = factorize(frame, 3, weight=weight.to_numpy(), **options)
+    turned = factorize(frame, 3, weight=weight.iloc[::-1, ::-1], **options)
+    pd.testing.assert_frame_equal(turned.W, plain.W)
+    np.testing.assert_allclose(plain.transform(frame.iloc[:, ::-1], weight), plain.W, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match=r"other column names: 'c0', 'new'"):
+        factorize(frame, 3, weight=weight.rename(columns={"c0": "new"}), **options)
+
+
+def test_tensors_that_need_gradients_are_taken_as_numbers():
+    start = torch.rand(40, 3, requires_grad=True), torch.rand(3, 30)
+    weights = torch.rand(3, 1, dtype=torch.float64, requires_grad=True)
+    result = factorize(small(), 3, init=start, W="nonneg", H=pf.NonNegative() + pf.L1(weights), max_iter=5)
+    assert np.isfinite(result.W).all()
+
+
+def test_a_problem_keeps_the_names_and_the_form_of_its_data():
+    frame = pd.DataFrame(small()[:4, :3], index=list("abcd"), columns=list("xyz"))
+    result = factorize(Problem(frame, "frobenius", "nonneg", "nonneg"), 2)
+    assert list(result.W.index) == list("abcd")
+    assert isinstance(factorize(Problem(frame.to_numpy()), 2, max_iter=3).W, np.ndarray)
+
+
+def test_kl_with_shares_never_rises():
+    r = np.random.default_rng(2)
+    X = r.poisson(2 * r.random((30, 3)) @ r.random((3, 20))).astype(float)
+    X[r.random(X.shape) < 0.5] = np.nan
+    result = factorize(X, 3, W="simplex(dim=1)", H="nonneg", loss="kl", seed=2, max_iter=60)
+    losses = [row["loss"] for row in result.history[:-1]]
+    assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(losses))
+
+
 def test_transform_of_some_rows_equals_these_rows_of_w():
     X = small()
     result = factorize(X, 3, W="nonneg", H="nonneg", tol=1e-8)
@@ -313,6 +358,12 @@ def test_fixed_entries_stay_and_the_rest_is_fitted():
         ({"tol": math.nan}, ValueError, "tol is nan"),
         ({"max_iter": 0}, ValueError, "max_iter is 0"),
         ({"seed": -1}, ValueError, "seed is -1"),
+        ({"seed": 2**130}, ValueError, "below 2"),
+        ({"tol": "x"}, ValueError, "tol is 'x'"),
+        ({"solver": HALS}, TypeError, r"HALS\(\)"),
+        ({"loss": pf.KL}, TypeError, r"KL\(\)"),
+        ({"solver": "hals(inner=1.5)"}, ValueError, "inner of HALS is 1.5"),
+        ({"init": (np.ones((40, 3)) * 1j, np.ones((3, 30)))}, TypeError, "init: W holds complex"),
         ({"loss": "kll"}, ValueError, "did you mean KL"),
         ({"W": "nonegative"}, ValueError, "did you mean NonNegative"),
         ({"solver": "half"}, ValueError, "did you mean HALS"),

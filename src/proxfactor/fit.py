@@ -22,9 +22,12 @@ from .losses import Frobenius, Loss
 from .matrix import Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
-from .solvers import HALS, PALM, Alternating, Memory, Solver, State, as_solver
+from .solvers import Alternating, Memory, Passes, Solver, State, as_solver
 
 Row = dict[str, float]
+
+HARDLY = 1e-9
+"""Relative fall of the loss from look to look below which a fit without a certificate stands still."""
 
 SMALL = 10_000_000
 """Multiplications of one product with X below which a fit runs on one thread."""
@@ -121,6 +124,7 @@ class Result:
         names = [None if names is None else names[at] for names, at in ((self.rows, at_row), (self.cols, at_col))]
         return give_back(pred, self.form, *names)
 
+    @torch.no_grad()
     def transform(self, X: Any, weight: Any = None) -> Any:
         """W for other rows of data, (rows, k): the minimiser for the fixed H, computed as at the end of the fit.
 
@@ -136,7 +140,7 @@ class Result:
         power = _power(problem)
         _, H = _cone_times(problem, (H[:, :0], H), 2.0**-power)
         with _threads(problem, len(H)):
-            W = best_rows(_divided(problem, power), self.solver, H.mT, self.settings.get("tol", 1e-5))
+            W = best_rows(_divided(problem, power), as_solver(self.solver, problem), H.mT, self.settings.get("tol", 1e-5))
         return give_back(_cone_times(problem, (W, H), 2.0**power)[0], table.form, table.rows, self.components)
 
     def __repr__(self) -> str:
@@ -144,13 +148,14 @@ class Result:
         return f"Result({m} x {n}, rank {k}, error {self.error:.4g}: {self.status})"
 
 
+@torch.no_grad()
 def factorize(
     X: Any,
     rank: int | None = None,
     *,
     W: Any = None,
     H: Any = None,
-    loss: Loss | str = "frobenius",
+    loss: Loss | str | None = None,
     weight: Any = None,
     init: Any = "auto",
     solver: Solver | str = "auto",
@@ -166,7 +171,7 @@ def factorize(
             what is stored is data), or a Problem, which has constraints, loss and weights of its own. NaN is no data.
         rank: the number of components.
         W, H: the constraints: operators, their text ("nonneg + l1(0.1)"), plain functions, or None.
-        loss: "frobenius", "kl", or a Loss.
+        loss: "frobenius" (the default), "kl", or a Loss.
         weight: a number for each cell of X, not negative; 0 means no data.
         init: "random", "svd", a pair (W, H), or a Result to go on from.
         solver: "auto", "hals", "palm", or a Solver.
@@ -231,7 +236,7 @@ def factorize(
 class _Loop:
     """Sweeps until the certificate, the limit, a standstill, the callback or Ctrl-C ends them; a look every tenth more sweeps."""
 
-    def __init__(self, problem: Problem, solver: Solver, max_iter: int, tol: float, callback: Callable | None, unit: float):
+    def __init__(self, problem: Problem, solver: Alternating, max_iter: int, tol: float, callback: Callable | None, unit: float):
         self.problem, self.solver, self.max_iter, self.tol, self.callback = problem, solver, max_iter, tol, callback
         self.unit = unit  # of the loss: what one unit of the scaled problem is worth
         self.history: list[Row] = []
@@ -259,25 +264,28 @@ class _Loop:
             at = self.state.sweep
             if at < look and at < self.max_iter:
                 continue
-            look = at + max(1, at // 10)
             row = self._look()
             certificate = _worst(row)
+            look = at + max(1, at // (50 if certificate <= 3 * self.tol else 10))
             if certificate <= self.tol:
                 self._finish()
             elif self.callback and self.callback(self._progress()):
                 self.stopped = "callback"
-            moved = self.loss < best[0] - 1e-3 * torch.finfo(self.problem.X.dtype).eps * abs(best[0]) or certificate < best[1]
+            least = 1e-3 * torch.finfo(self.problem.X.dtype).eps if certificate == certificate else HARDLY
+            moved = self.loss < best[0] - least * abs(best[0]) or certificate < best[1]
             best = min(best[0], self.loss), min(best[1], certificate if certificate == certificate else math.inf)
             still = 0 if moved else still + 1
             if not self.stopped:
                 self.stopped = "stalled" if still >= 5 else "max_iter" if at >= self.max_iter else ""
 
     def _finish(self) -> None:
-        """W solved for H as transform does it; kept, unless that made a factor worse (a constraint that is not convex)."""
-        state, H = self.state, self.state.H
+        """Put W as transform gives it in the place of the iterate, and judge that point.
+
+        Where the constraint on W is not convex, only if that is no worse.
+        """
+        state, H, prox = self.state, self.state.H, self.problem.prox_W
         W = best_rows(self.problem, self.solver, H.mT, self.tol)
-        before = self.problem.value(state.W, H)
-        if bool(self.problem.value(W, H) <= before + 1e-3 * self.tol * before.abs()):
+        if (prox.convex and prox.exact) or bool(self.problem.value(W, H) <= self.problem.value(state.W, H)):
             self.state = State(W, H, state.w, state.h, state.sweep)
         if self.history and self.history[-1]["iteration"] == state.sweep:
             self.history.pop()
@@ -322,19 +330,21 @@ def _threads(problem: Problem, rank: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def best_rows(problem: Problem, solver: Solver, B: Tensor, tol: float) -> Tensor:
+def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> Tensor:
     """The minimising A (m, k) for the fixed B (n, k), from a start that X and B alone decide, to half of tol."""
-    assert isinstance(solver, Alternating)
-    patience, B, memory = 20, B.contiguous(), Memory()
-    if problem.loss.quadratic and isinstance(solver, HALS | PALM):
-        solver, patience = dataclasses.replace(solver, inner=50), 5  # many passes on one model, which needs one product with X
+    B, memory = B.contiguous(), Memory()
+    if problem.loss.quadratic and isinstance(solver, Passes):
+        solver = dataclasses.replace(solver, inner=50)  # many passes on one model, which needs one product with X
     A = _first_rows(problem, B)
-    best, since = math.inf, 0
-    for _ in range(200):
+    best, since, look = math.inf, 0, 1
+    for at in range(1, 201):
         A = solver.half(problem, A, B, memory)
+        if at < look:
+            continue
+        look = at + max(1, at // 5)
         left = problem.stationarity(A, B).item()  # NaN where there is no certificate: then patience alone ends it
         best, since = (left, 0) if left < best else (best, since + 1)
-        if left <= tol / 2 or since >= patience:
+        if left <= tol / 2 or since >= 5:
             break
     return A
 
@@ -358,13 +368,13 @@ def _first_rows(problem: Problem, B: Tensor) -> Tensor:
 
 def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any) -> tuple[Table, Problem]:
     if isinstance(X, Problem):
-        if W is not None or H is not None or weight is not None or loss != "frobenius":
+        if any(given is not None for given in (W, H, weight, loss)):
             raise ValueError(
                 "X is a Problem, which has constraints, loss and weights of its own; give them there, or give the data as X"
             )
-        return Table(X.X, form=X.X.form), X
+        return X.table, X
     table = as_table(X, weight)
-    return table, Problem(table.matrix, loss, W, H)
+    return table, Problem(table.matrix, "frobenius" if loss is None else loss, W, H)  # type: ignore[arg-type]
 
 
 def _rank(rank: int | None, init: Any) -> int:
@@ -379,9 +389,9 @@ def _rank(rank: int | None, init: Any) -> int:
 
 def _limits(max_iter: int, tol: float, seed: int) -> None:
     for name, value, low in (("max_iter", max_iter, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {low}")
-    if not 0 < tol < 1:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value < 2**63:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {low}, below 2**63")
+    if isinstance(tol, bool) or not isinstance(tol, int | float | np.number) or not 0 < tol < 1:
         raise ValueError(f"tol is {tol!r}; it is the certificate to reach, between 0 and 1, e.g. 1e-5")
 
 
@@ -402,10 +412,12 @@ def _fits(problem: Problem, rank: int) -> list[str]:
                 f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex."
             )
     for note in notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, stacklevel=4)
     for name, prox in (("W", problem.prox_W), ("H", problem.prox_H)):
         if not prox.exact:
-            notes.append(f"{prox!r} on {name} minimises nothing known, so there is no certificate and its own term counts 0.")
+            notes.append(
+                f"{prox!r} on {name} minimises nothing known: no certificate, its own term counts 0, and transform may differ."
+            )
         elif not prox.convex:
             notes.append(
                 f"{prox!r} on {name} is not convex: the certificate holds for a step of 1 / curvature, and transform may differ."
@@ -464,8 +476,10 @@ def _status(loop: _Loop, problem: Problem) -> str:
         return f"Interrupted after {n} iterations: {has}, tol is {loop.tol:g}; go on with init=result."
     if loop.stopped == "callback":
         return f"Stopped by the callback after {n} iterations: {has}, tol is {loop.tol:g}."
+    if worst != worst:
+        return f"Stopped after {n} iterations: the loss falls by less than {HARDLY:g} of itself, and no certificate can be given."
     way = "raise tol, or use float64" if kind != "float64" else "raise tol"
-    rest = f"{has}, above tol {loop.tol:g}: rounding is the limit; {way}." if worst == worst else f"{has} can be given."
+    rest = f"{has}, above tol {loop.tol:g}: rounding is the limit; {way}."
     return f"Stopped after {n} iterations: the loss no longer moves in {kind}; {rest}"
 
 

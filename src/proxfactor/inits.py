@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .matrix import Matrix
+from .matrix import Matrix, floating
 from .problem import Problem
 from .prox import Prox
 
@@ -23,10 +23,9 @@ def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0) -> tup
     """
     if isinstance(init, str):
         return _named(problem, rank, init.strip().lower(), seed)
-    try:
-        W, H = (torch.as_tensor(np.asarray(F) if not isinstance(F, Tensor) else F) for F in init)
-    except (TypeError, ValueError):
-        raise ValueError(f"init is {init!r}; it must be one of {', '.join(NAMES)}, a pair (W, H), or a Result") from None
+    if not isinstance(init, tuple | list) or len(init) != 2:
+        raise ValueError(f"init is {init!r}; it must be one of {', '.join(NAMES)}, a pair (W, H), or a Result")
+    W, H = (floating(F, f"init: {name}") for F, name in zip(init, "WH", strict=True))
     m, n = problem.X.shape
     for name, F, shape, prox in (("W", W, (m, rank), problem.prox_W), ("H", H, (rank, n), problem.prox_H)):
         if tuple(F.shape) != shape:

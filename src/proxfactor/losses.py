@@ -81,7 +81,8 @@ def as_loss(spec: Loss | str | Callable) -> Loss:
         return spec
     if isinstance(spec, str):
         return Loss.parse(spec)
-    raise TypeError(f"given {spec!r}, a loss is needed: a Loss such as KL(), or its name, e.g. 'frobenius'")
+    hint = f"write {spec.__name__}()" if isinstance(spec, type) else "a Loss such as KL(), or its name, e.g. 'frobenius'"
+    raise TypeError(f"given {spec!r}, a loss is needed: {hint}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

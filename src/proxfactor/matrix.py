@@ -116,7 +116,7 @@ class Dense(Matrix):
     background = 0.0
 
     def __init__(self, X: Any, weight: Any = None):
-        values = _floating(X, "X")
+        values = floating(X, "X")
         self.form = _form(X)
         _check_2d(values)
         if weight is not None and _is_sparse(weight):
@@ -266,7 +266,7 @@ class Stored(Matrix):
         if isinstance(X, Stored):
             return X.crow, X.col, X.values, X.shape
         if not _is_sparse(X):
-            values = _floating(X, "X")
+            values = floating(X, "X")
             _check_2d(values)
             made = cls._dense(values, cls._holds(values))
             return made.crow, made.col, made.values, made.shape
@@ -276,7 +276,7 @@ class Stored(Matrix):
         else:
             X = _checked(X).tocsr(copy=True)
             X.sum_duplicates()
-            values, shape = _floating(X.data, "X"), tuple(X.shape)
+            values, shape = floating(X.data, "X"), tuple(X.shape)
             crow, col = torch.from_numpy(X.indptr), torch.from_numpy(X.indices)
         if min(shape) == 0:
             raise ValueError(f"X is {shape[0]} x {shape[1]}: there is nothing to factor")
@@ -475,7 +475,7 @@ def as_table(X: Any, weight: Any = None) -> Table:
     nothing at all, not two dims.
     """
     if isinstance(X, Table):
-        return X if weight is None else Table(_weighted(X.matrix, weight), X.rows, X.cols, X.form)
+        return X if weight is None else Table(_weighted(X.matrix, _ordered(weight, X.rows, X.cols)), X.rows, X.cols, X.form)
     if isinstance(X, Matrix):
         return Table(X if weight is None else _weighted(X, weight), form=X.form)
     if isinstance(X, Tensor):
@@ -485,8 +485,25 @@ def as_table(X: Any, weight: Any = None) -> Table:
     frame = _frame(X)
     if frame is not None:
         values, rows, cols, form = frame
-        return Table(_kind(values, weight), rows, cols, form)
+        return Table(_kind(values, _ordered(weight, rows, cols)), rows, cols, form)
     return Table(_kind(X, weight))
+
+
+def _ordered(weight: Any, rows: np.ndarray | None, cols: np.ndarray | None) -> Any:
+    """A data frame of weights with its rows and columns in the order of the data's names; anything else as it is."""
+    frame = None if weight is None or isinstance(weight, Tensor) or _is_sparse(weight) else _frame(weight)
+    if frame is None:
+        return weight
+    values, own_rows, own_cols, _ = frame
+    for dim, names, own in ((0, rows, own_rows), (1, cols, own_cols)):
+        if names is None or own is None:
+            continue
+        place = {str(name): i for i, name in enumerate(own)}
+        if set(place) != set(map(str, names)):
+            odd = sorted(set(place) ^ set(map(str, names)))
+            raise ValueError(f"weight and X have other {('row', 'column')[dim]} names: {_few(odd)}; give the same names, or arrays")
+        values = values.index_select(dim, torch.tensor([place[str(name)] for name in names]))
+    return values
 
 
 def _form(X: Any) -> str:
@@ -506,7 +523,7 @@ def _weighted(X: Matrix, weight: Any) -> Matrix:
 def _kind(X: Any, weight: Any) -> Matrix:
     if isinstance(X, Tensor) and X.layout != torch.strided:
         return Sparse(X, weight)
-    values = _floating(X, "X")
+    values = floating(X, "X")
     _check_2d(values)
     holes = values.isnan().sum().item()
     if 2 * holes <= values.numel():
@@ -526,11 +543,11 @@ def _compressed(X: Tensor) -> Tensor:
     X = X.detach()
     try:
         if X.layout == torch.sparse_coo:
-            X = torch.sparse_coo_tensor(X._indices(), _floating(X._values(), "X"), X.shape, check_invariants=True).coalesce()
+            X = torch.sparse_coo_tensor(X._indices(), floating(X._values(), "X"), X.shape, check_invariants=True).coalesce()
         else:
             by_rows = X.layout in (torch.sparse_csr, torch.sparse_bsr)
             parts = (X.crow_indices(), X.col_indices()) if by_rows else (X.ccol_indices(), X.row_indices())
-            values = _floating(X.values(), "X")
+            values = floating(X.values(), "X")
             X = torch.sparse_compressed_tensor(*parts, values, X.shape, layout=X.layout, check_invariants=True)
         if X.dense_dim():
             raise RuntimeError("it has dense dims")
@@ -566,7 +583,12 @@ def _frame(X: Any) -> tuple[Tensor, np.ndarray | None, np.ndarray, Any] | None:
     """(values, row names, column names, library) of a data frame, else None."""
     import narwhals as nw
 
-    frame = nw.from_native(X, eager_only=True, pass_through=True)
+    try:
+        frame = nw.from_native(X, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        raise ValueError("the table has two columns of one name; rename or drop one, so that names tell columns apart") from None
+    if isinstance(frame, nw.LazyFrame):
+        raise TypeError("X is a lazy frame, whose values are not there yet; give X.collect()")
     if not isinstance(frame, nw.DataFrame):
         return None
     if min(frame.shape) == 0:
@@ -592,7 +614,7 @@ def _frame(X: Any) -> tuple[Tensor, np.ndarray | None, np.ndarray, Any] | None:
     return torch.from_numpy(values), rows, cols, nw.get_native_namespace(frame)
 
 
-def _floating(X: Any, name: str) -> Tensor:
+def floating(X: Any, name: str) -> Tensor:
     """X as a floating-point tensor that shares memory where it can; float16 widens to float32, integers to float64."""
     if not isinstance(X, Tensor):
         a = np.asarray(np.ma.filled(X.astype(np.float64), np.nan) if isinstance(X, np.ma.MaskedArray) else X)
@@ -641,7 +663,7 @@ def _check_finite(values: Tensor, X: Stored | None = None) -> None:
 def _spread(weight: Any, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """Dense weights, checked and in X's shape and dtype."""
     frame = None if isinstance(weight, Tensor) else _frame(weight)
-    w = frame[0] if frame else _floating(weight, "weight")
+    w = frame[0] if frame else floating(weight, "weight")
     try:
         w = w.to(values).expand(shape)
     except RuntimeError:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .comm import Comm
 from .losses import Loss, as_loss
-from .matrix import Matrix, as_matrix
+from .matrix import Matrix, Table, as_table
 from .prox import Index, Prox, as_prox, group_metric
 
 
@@ -113,9 +113,12 @@ class Problem:
     ties: tuple[Tie, ...] = ()
     rows: Comm = field(default_factory=Comm)
     cols: Comm = field(default_factory=Comm)
+    table: Table = field(init=False, repr=False)  # X with the names that it came with
 
     def __post_init__(self) -> None:
-        X = as_matrix(self.X)
+        table = as_table(self.X)
+        object.__setattr__(self, "table", table)
+        X = table.matrix
         loss = as_loss(self.loss).at(X)
         parts = {"X": X, "loss": loss, "prox_W": as_prox(self.prox_W), "prox_H": as_prox(self.prox_H)}
         for name, part in parts.items():
@@ -205,8 +208,11 @@ class Problem:
         else:
             pred = self.X.predict(A, B)
             slope, G = self.cols.sum(self._slope(pred, A, B), self.X.gram(B, self._cells(self.loss.curvature, pred)))
-            flat = (G.diagonal(dim1=-2, dim2=-1) <= 0) & (slope * A > 0)  # a slope without curvature: it falls until A is 0
-            G = G + torch.diag_embed(torch.where(flat, slope / A, 0.0))
+            flat = (
+                G.diagonal(dim1=-2, dim2=-1) <= 0
+            )  # a slope without curvature: the entry may fall to 0, or move by the row's mean
+            size = torch.where(A == 0, A.abs().mean(1, keepdim=True), A.abs())
+            G = G + torch.diag_embed(torch.where(flat, slope.abs() / torch.where(size > 0, size, 1.0), 0.0))
             q = Quadratic(G, torch.bmm(A[:, None], G)[:, 0] - slope)
         return sum((t.model(A, B) for t in self.ties), q)
 
@@ -243,7 +249,7 @@ class Problem:
     def _everywhere(self, A: Tensor, B: Tensor) -> Iterator[Tensor]:
         """A Bᵀ, some rows at a time; nothing for a loss whose curvature does not ask for it."""
         if not self.loss.quadratic:
-            for part in A.split(max(1, 2**24 // max(1, len(B)))):
+            for part in A.split(max(1, 2**20 // max(1, len(B)))):
                 yield part @ B.mT
 
     @cached_property

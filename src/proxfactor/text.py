@@ -178,6 +178,6 @@ class _Reader:
 
     def _tensor(self, name: str) -> Tensor:
         if name not in self.tensors:
-            have = ", ".join(f"${n}" for n in self.tensors) or "none were given"
+            have = ", ".join(f"${n}" for n in self.tensors) or "none were given; on the command line, add --tensor NAME=FILE.npy"
             raise ValueError(f"{self._shown()} asks for the tensor ${name}; given: {have}")
         return torch.as_tensor(self.tensors[name])

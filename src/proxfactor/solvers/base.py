@@ -75,18 +75,35 @@ class Alternating(Solver):
         return self._guarded(p, q, A, B, memory)
 
     def _guarded(self, p: Problem, q: Quadratic, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
-        """The half-step on a model that holds only near A: a row stays where the model promised too much, and its
-        curvature is raised for the next time; no decision leaves the device."""
+        """The half-step on a model that holds only near A.
+
+        A row whose loss ends above what the model promised stays where it was, and its curvature is raised for the next
+        time: the model plus the penalty falls in every half-step, so what is kept lowers the objective. No decision leaves
+        the device.
+        """
         damping = memory.get("damping", A.new_ones(len(A), 1))
         before = p.row_losses(A, B)
         rounding = 8 * torch.finfo(A.dtype).eps * (before.abs() + (q.apply(A) * A).sum(1))
         q = q.damped(damping, A)
         new = self.rows(p.prox_W, q, A, memory)
-        over = p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A))
+        rise = p.row_losses(new, B) - before - rounding
+        over = rise - (q.value(new) - q.value(A))
+        over = torch.maximum(over, rise) if p.prox_W.is_set else over  # a penalty may fall by more than the loss rises
         spare = (q.apply(new - A) * (new - A)).sum(1) / 4  # what half the curvature would have promised less
         kept, easy = ((o.amax().expand_as(o) if p.prox_W.couples(0) else o)[:, None] <= 0 for o in (over, over + spare))
         memory["damping"] = torch.where(kept, torch.where(easy, damping / 2, damping).clamp(min=1), damping * 2)
         return torch.where(kept, new, A)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Passes(Alternating):
+    """An alternating solver that makes ``inner`` passes over a factor for each product with X."""
+
+    inner: int = 3
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inner, bool) or not isinstance(self.inner, int) or self.inner < 1:
+            raise ValueError(f"inner of {type(self).__name__} is {self.inner!r}; it is a whole number, at least one")
 
 
 def divide(a: Tensor, d: Tensor) -> Tensor:

@@ -8,23 +8,17 @@ from torch import Tensor
 
 from ..problem import Problem, Quadratic
 from ..prox import Prox, group_metric
-from .base import Alternating, Memory, divide, forget_empty, step_of
+from .base import Memory, Passes, divide, forget_empty, step_of
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class HALS(Alternating):
+class HALS(Passes):
     """Hierarchical alternating least squares: a_q ← prox_q(a_q - (A G_q - c_q) / G_qq, 1 / G_qq), component by component.
 
     On a shared Gram matrix the curvature of a component is a number, so that the update is exact for every operator that
     does not couple components; with holes or weights it is a number per row, and exact for those that honour it. (Cichocki
     and Phan 2009; several ``inner`` passes for each product with X: Gillis and Glineur 2012.)
     """
-
-    inner: int = 3
-
-    def __post_init__(self) -> None:
-        if self.inner < 1:
-            raise ValueError(f"inner of HALS is {self.inner}; at least one pass is needed")
 
     def check(self, problem: Problem) -> None:
         for name, prox, dim in (("W", problem.prox_W, 1), ("H", problem.prox_H, 0)):

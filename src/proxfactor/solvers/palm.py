@@ -8,23 +8,17 @@ from torch import Tensor
 
 from ..problem import Quadratic
 from ..prox import Prox, group_metric
-from .base import Alternating, Memory, divide, forget_empty, step_of
+from .base import Memory, Passes, divide, forget_empty, step_of
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class PALM(Alternating):
+class PALM(Passes):
     """Proximal alternating linearised minimisation: A ← prox(A - ∇/D, 1/D) with a diagonal D ⪰ the curvature G.
 
     It takes every operator; where one couples components and honours only a common step, D is its maximum. The value
     never rises, and the iterates converge to a stationary point (Bolte, Sabach and Teboulle 2014). ``inner`` steps are
     made for each product with X.
     """
-
-    inner: int = 3
-
-    def __post_init__(self) -> None:
-        if self.inner < 1:
-            raise ValueError(f"inner of PALM is {self.inner}; at least one step is needed")
 
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
         D = group_metric(prox, q.bound(), tuple(A.shape), "amax")
