@@ -275,7 +275,7 @@ def test_the_groups_that_were_given_are_not_changed():
     PGM([group], "nonneg")
     second = PGM([group], "l1")
     assert group == {"params": a, "lr": 0.1}
-    assert repr(second.param_groups[0]["prox"]) == "L1()"
+    assert repr(second.param_groups[0]["prox"]) == "L1(1)"
 
 
 def test_named_parameters_and_plain_leaf_tensors_work():
@@ -290,7 +290,7 @@ def test_add_param_group_takes_its_own_or_the_common_prox():
     optimizer = PGM([a], "nonneg", lr=0.1)
     optimizer.add_param_group({"params": b})
     optimizer.add_param_group({"params": c, "prox": "l1", "lr": 0.5})
-    assert [repr(g["prox"]) for g in optimizer.param_groups] == ["NonNegative()", "NonNegative()", "L1()"]
+    assert [repr(g["prox"]) for g in optimizer.param_groups] == ["NonNegative()", "NonNegative()", "L1(1)"]
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.1, 0.5]
     descend(optimizer, lambda: sum(((p + 1) ** 2).sum() for p in (a, b, c)), 30)
     assert a.tolist() == b.tolist() == [0.0, 0.0]
