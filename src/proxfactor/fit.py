@@ -266,7 +266,7 @@ class _Loop:
                 continue
             row = self._look()
             certificate = _worst(row)
-            look = at + max(1, at // (50 if certificate <= 3 * self.tol else 10))
+            look = at + max(self.problem.gap, at // (50 if certificate <= 3 * self.tol else 10))
             if certificate <= self.tol:
                 self._finish()
             elif self.callback and self.callback(self._progress()):
@@ -341,7 +341,7 @@ def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> T
         A = solver.half(problem, A, B, memory)
         if at < look:
             continue
-        look = at + max(1, at // 5)
+        look = at + max(problem.gap, at // 5)
         left = problem.stationarity(A, B).item()  # NaN where there is no certificate: then patience alone ends it
         best, since = (left, 0) if left < best else (best, since + 1)
         if left <= tol / 2 or since >= 5:

@@ -175,6 +175,14 @@ class Problem:
         return int(self.cols.max(self.rows.max(mine)))
 
     @cached_property
+    def gap(self) -> int:
+        """Sweeps that should lie between two certificates: where a loss is not quadratic, one visits every cell of sparse data."""
+        if self.loss.quadratic or not self.X.background:
+            return 1
+        cells, stored = self.X.shape[0] * self.X.shape[1], max(1, self.X.entries().numel())
+        return int(self.cols.max(self.rows.max(torch.tensor(1 + cells // (8 * stored), device=self.X.device))))
+
+    @cached_property
     def _data(self) -> Matrix:
         """weight · x at the stored cells."""
         return self.X if self.X.weight is None else self.X.like(self.X.weight * self.X.entries())
