@@ -299,6 +299,16 @@ def test_a_callback_sees_the_fit_and_may_stop_it():
     assert "callback" in result.status
 
 
+def test_a_callback_sees_the_factors_and_the_loss_in_the_scale_of_the_data():
+    X = small() * 1e6
+
+    def look(progress):
+        off = 0.5 * ((X - (progress.W @ progress.H).numpy()) ** 2).sum()
+        assert off == pytest.approx(progress.row["loss"], rel=1e-9)
+
+    factorize(X, 3, W="nonneg", H="nonneg", callback=look, max_iter=20)
+
+
 def test_an_interrupt_keeps_what_there_is():
     def interrupt(progress):
         if progress.row["iteration"] == 5 and progress.row["seconds"] > 0 and not called:

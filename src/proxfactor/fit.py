@@ -50,11 +50,8 @@ class Progress:
 
 def _worst(row: Row) -> float:
     """The larger certificate of the two factors, NaN where one of them has none."""
-    return (
-        math.nan
-        if any(map(math.isnan, (row["certificate_W"], row["certificate_H"])))
-        else max(row["certificate_W"], row["certificate_H"])
-    )
+    w, h = row["certificate_W"], row["certificate_H"]
+    return math.nan if math.isnan(w) or math.isnan(h) else max(w, h)
 
 
 @dataclass(eq=False)
@@ -207,10 +204,10 @@ def factorize(
         "dtype": str(problem.X.dtype).removeprefix("torch."),
         "shape": list(problem.X.shape),
     }
-    loop = _Loop(scaled, how, max_iter, tol, callback, _unit(problem.loss, power))
+    loop = _Loop(scaled, power, how, max_iter, tol, callback)
     with _threads(problem, rank):
         loop.run(W0, H0)
-    W1, H1 = _cone_times(scaled, (loop.state.W, loop.state.H), 2.0**power)
+    W1, H1 = loop.factors()
     return Result(
         factors=(W1, H1.contiguous()),
         loss=problem.loss,
@@ -236,9 +233,10 @@ def factorize(
 class _Loop:
     """Sweeps until the certificate, the limit, a standstill, the callback or Ctrl-C ends them; a look every tenth more sweeps."""
 
-    def __init__(self, problem: Problem, solver: Alternating, max_iter: int, tol: float, callback: Callable | None, unit: float):
-        self.problem, self.solver, self.max_iter, self.tol, self.callback = problem, solver, max_iter, tol, callback
-        self.unit = unit  # of the loss: what one unit of the scaled problem is worth
+    def __init__(self, problem: Problem, power: int, solver: Alternating, max_iter: int, tol: float, callback: Callable | None):
+        """``problem`` is the one whose X was divided by 2^power; history and factors are told in the caller's units."""
+        self.problem, self.power = problem, power
+        self.solver, self.max_iter, self.tol, self.callback = solver, max_iter, tol, callback
         self.history: list[Row] = []
         self.stopped = ""
         self.began = time.perf_counter()
@@ -307,7 +305,7 @@ class _Loop:
         row = {
             "iteration": self.state.sweep,
             "seconds": time.perf_counter() - self.began,
-            "loss": self.loss * self.unit,
+            "loss": self.loss * _unit(self.problem.loss, self.power),
             "certificate_W": w,
             "certificate_H": h,
         }
@@ -315,7 +313,10 @@ class _Loop:
         return row
 
     def _progress(self) -> Progress:
-        return Progress(self.history[-1], self.tol, self.max_iter, self.state.W, self.state.H)
+        return Progress(self.history[-1], self.tol, self.max_iter, *self.factors())
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        return _cone_times(self.problem, (self.state.W, self.state.H), 2.0**self.power)
 
 
 @contextmanager
@@ -437,6 +438,7 @@ def _power(problem: Problem) -> int:
 
 
 def _unit(loss: Loss, power: int) -> float:
+    """What one unit of the loss of X / 2^power is worth in the loss of X."""
     try:
         return 2.0 ** (power * (loss.degree or 0.0))
     except OverflowError:
