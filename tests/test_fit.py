@@ -143,6 +143,13 @@ def test_a_problem_keeps_the_names_and_the_form_of_its_data():
     assert isinstance(factorize(Problem(frame.to_numpy()), 2, max_iter=3).W, np.ndarray)
 
 
+@pytest.mark.parametrize("kind", ["dense", "observed", "sparse"])
+@pytest.mark.parametrize("constraints", [("nonneg", "simplex(dim=1)"), ("simplex(dim=0)", "nonneg")])
+def test_kl_converges_where_an_operator_couples_the_rows_of_a_half_step(kind, constraints):
+    result = factorize(data(kind), 3, W=constraints[0], H=constraints[1], loss="kl", tol=1e-4, max_iter=2000)
+    assert result.converged
+
+
 def test_kl_with_shares_never_rises():
     r = np.random.default_rng(2)
     X = r.poisson(2 * r.random((30, 3)) @ r.random((3, 20))).astype(float)

@@ -78,19 +78,17 @@ class Alternating(Solver):
         """The half-step on a model that holds only near A.
 
         A row whose loss ends above what the model promised stays where it was, and its curvature is raised for the next
-        time: the model plus the penalty falls in every half-step, so what is kept lowers the objective. No decision leaves
-        the device.
+        time (all rows as one, where the operator couples them): the model plus the penalty falls in every half-step, so
+        what is kept lowers the objective. No decision leaves the device.
         """
         damping = memory.get("damping", A.new_ones(len(A), 1))
         before = p.row_losses(A, B)
         rounding = 8 * torch.finfo(A.dtype).eps * (before.abs() + (q.apply(A) * A).sum(1))
         q = q.damped(damping, A)
         new = self.rows(p.prox_W, q, A, memory)
-        rise = p.row_losses(new, B) - before - rounding
-        over = rise - (q.value(new) - q.value(A))
-        over = torch.maximum(over, rise) if p.prox_W.is_set else over  # a penalty may fall by more than the loss rises
+        over = p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A))
         spare = (q.apply(new - A) * (new - A)).sum(1) / 4  # what half the curvature would have promised less
-        kept, easy = ((o.amax().expand_as(o) if p.prox_W.couples(0) else o)[:, None] <= 0 for o in (over, over + spare))
+        kept, easy = ((o.sum().expand_as(o) if p.prox_W.couples(0) else o)[:, None] <= 0 for o in (over, over + spare))
         memory["damping"] = torch.where(kept, torch.where(easy, damping / 2, damping).clamp(min=1), damping * 2)
         return torch.where(kept, new, A)
 
