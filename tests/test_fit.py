@@ -150,6 +150,13 @@ def test_kl_converges_where_an_operator_couples_the_rows_of_a_half_step(kind, co
     assert result.converged
 
 
+def test_a_constraint_that_puts_zeros_into_the_start_of_transform_is_no_end_under_kl():
+    X = data("observed")
+    result = factorize(X, 3, W="simplex(dim=0)", H="nonneg + l1(0.2)", loss="kl", tol=1e-3, max_iter=600)
+    assert result.converged
+    np.testing.assert_allclose(result.transform(X), result.W, rtol=1e-9, atol=1e-12)
+
+
 def test_kl_with_shares_never_rises():
     r = np.random.default_rng(2)
     X = r.poisson(2 * r.random((30, 3)) @ r.random((3, 20))).astype(float)

@@ -283,7 +283,8 @@ class _Loop:
         """
         state, H, prox = self.state, self.state.H, self.problem.prox_W
         W = best_rows(self.problem, self.solver, H.mT, self.tol)
-        if (prox.convex and prox.exact) or bool(self.problem.value(W, H) <= self.problem.value(state.W, H)):
+        value = self.problem.value(W, H)
+        if bool(value.isfinite() if prox.convex and prox.exact else value <= self.problem.value(state.W, H)):
             self.state = State(W, H, state.w, state.h, state.sweep)
         if self.history and self.history[-1]["iteration"] == state.sweep:
             self.history.pop()
@@ -361,7 +362,9 @@ def _first_rows(problem: Problem, B: Tensor) -> Tensor:
     data = X.sums(w * X.entries())
     pred = X.sums((w - X.background) * X.predict(ones, B)) + X.background * B.sum()
     data, pred = problem.cols.sum(data, pred)
-    return prox(torch.where(pred > 0, data / pred, 0.0)[:, None].expand_as(ones).clone(), 0.0)
+    A = prox(torch.where(pred > 0, data / pred, 0.0)[:, None].expand_as(ones).clone(), 0.0)
+    (loss,) = problem.rows.sum(problem.row_losses(A, B).sum())
+    return A if bool(loss.isfinite()) else (A + prox(zero, math.inf)) / 2  # a constraint may have put a 0 where there is data
 
 
 # ── the door ──────────────────────────────────────────────────────────────────────────────────────────────────────────
