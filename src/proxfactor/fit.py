@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .inits import start
-from .losses import Frobenius, Loss
+from .losses import Loss
 from .matrix import Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
@@ -217,7 +217,7 @@ def factorize(
         history=loop.history,
         stopped=loop.stopped,
         status=" ".join([_status(loop, problem), *notes]),
-        error=_error(scaled, loop.state.W, loop.state.H),
+        error=scaled.relative_error(loop.state.W, loop.state.H),
         violation={"W": problem.prox_W.violation(W1).amax().item(), "H": problem.prox_H.violation(H1).amax().item()},
         settings=settings,
         rows=table.rows,
@@ -486,17 +486,6 @@ def _status(loop: _Loop, problem: Problem) -> str:
     way = "raise tol, or use float64" if kind != "float64" else "raise tol"
     rest = f"{has}, above tol {loop.tol:g}: rounding is the limit; {way}."
     return f"Stopped after {n} iterations: the loss no longer moves in {kind}; {rest}"
-
-
-def _error(problem: Problem, W: Tensor, H: Tensor) -> float:
-    """‖X - WH‖ / ‖X‖ over the data, whatever the loss was."""
-    off = Problem(problem.X, Frobenius(), rows=problem.rows, cols=problem.cols)
-    (top,) = problem.rows.sum(off.row_losses(W, H.mT).sum())
-    none = [F.new_zeros(len(F), 1) for F in (W, H.mT)]
-    (all_of_it,) = problem.rows.sum(off.row_losses(*none).sum())
-    if all_of_it == 0:
-        return 0.0 if top == 0 else math.inf
-    return (top.clamp(min=0) / all_of_it).sqrt().item()
 
 
 # ── names and forms ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .matrix import Matrix, as_matrix
+from .problem import Problem
 
 POINTS = 400
 """Points of a profile: more rows or columns become means of equal groups of neighbours."""
@@ -29,16 +30,9 @@ def relative_error(X: Any, W: Any, H: Any, weight: Any = None) -> float:
     >>> relative_error([[1.0, 2.0], [2.0, 4.0]], [[1.0], [2.0]], [[1.0, 1.0]])
     0.4472135954999579
     """
-    X = as_matrix(X, weight)
-    A, B = _factors(X, W, H)
-    error = torch.zeros((), dtype=torch.float64, device=X.device)
-    size = error.clone()
-    for _, w, x, y in _cells(X, A, B):
-        error += (w * (x - y) ** 2 - X.background * y**2).sum()
-        size += (w * x**2).sum()
-    if X.background:
-        error += X.background * ((A.mT @ A) * (B.mT @ B)).sum()
-    return _ratio(max(0.0, error.item()), size.item())
+    problem = Problem(as_matrix(X, weight))
+    A, B = _factors(problem.X, W, H)
+    return problem.relative_error(A, B.mT)
 
 
 def residual_summary(X: Any, W: Any, H: Any, rows: Any = None, cols: Any = None) -> dict[str, Any]:
@@ -117,10 +111,6 @@ def _cells(X: Matrix, A: Tensor, B: Tensor) -> Iterator[tuple[tuple[slice, Matri
     for rows, block in X.blocks(64 * stored):
         x, y = block.entries().double(), block.predict(A[rows], B)
         yield (rows, block), torch.ones_like(x) if block.weight is None else block.weight.double(), x, y
-
-
-def _ratio(error: float, size: float) -> float:
-    return math.sqrt(error / size) if size else math.inf if error else 0.0
 
 
 def _total(block: Matrix, v: Tensor, dim: int, values: Tensor, length: int) -> Tensor:

@@ -7,8 +7,9 @@ Each method is written for one factor, A (m, k), while the other one, B (n, k), 
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .comm import Comm
-from .losses import Loss, as_loss
+from .losses import Frobenius, Loss, as_loss
 from .matrix import Matrix, Table, as_table
 from .prox import Index, Prox, as_prox, group_metric
 
@@ -216,12 +217,11 @@ class Problem:
         else:
             pred = self.X.predict(A, B)
             slope, G = self.cols.sum(self._slope(pred, A, B), self.X.gram(B, self._cells(self.loss.curvature, pred)))
-            flat = (
-                G.diagonal(dim1=-2, dim2=-1) <= 0
-            )  # a slope without curvature: the entry may fall to 0, or move by the row's mean
+            # a slope without curvature gets one that lets the entry fall to 0, or move by its row's mean
             size = torch.where(A == 0, A.abs().mean(1, keepdim=True), A.abs())
+            flat = G.diagonal(dim1=-2, dim2=-1) <= 0
             G = G + torch.diag_embed(torch.where(flat, slope.abs() / torch.where(size > 0, size, 1.0), 0.0))
-            q = Quadratic(G, torch.bmm(A[:, None], G)[:, 0] - slope)
+            q = Quadratic(G, Quadratic(G, slope).grad(A))
         return sum((t.model(A, B) for t in self.ties), q)
 
     def _slope(self, pred: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -250,15 +250,15 @@ class Problem:
         pred, squares = self.X.predict(A, B), B.square()
         bend = self.X.like(self._cells(self.loss.yardstick, pred)) @ squares
         if self.X.background:
-            everywhere = [self.loss.yardstick(p, torch.zeros_like(p)) @ squares for p in self._everywhere(A, B)]
-            bend = bend + self.X.background * (squares.sum(0) if self.loss.quadratic else torch.cat(everywhere))
+            bend = bend + self.X.background * self._curvature_at_zero(A, B, squares)
         return self._slope(pred, A, B), bend
 
-    def _everywhere(self, A: Tensor, B: Tensor) -> Iterator[Tensor]:
-        """A Bᵀ, some rows at a time; nothing for a loss whose curvature does not ask for it."""
-        if not self.loss.quadratic:
-            for part in A.split(max(1, 2**20 // max(1, len(B)))):
-                yield part @ B.mT
+    def _curvature_at_zero(self, A: Tensor, B: Tensor, squares: Tensor) -> Tensor:
+        """Σ_j yardstick(a_i·b_j, 0) b_jq² over all cells, (m, k) or (k,); they are visited some rows at a time."""
+        if self.loss.quadratic:
+            return squares.sum(0)
+        preds = (part @ B.mT for part in A.split(max(1, 2**20 // max(1, len(B)))))
+        return torch.cat([self.loss.yardstick(p, torch.zeros_like(p)) @ squares for p in preds])
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Problem]]:
@@ -280,6 +280,15 @@ class Problem:
         mine = self.row_losses(W, H.mT).sum() + self.prox_W.value(W)
         (mine,), (other,) = self.rows.sum(mine), self.cols.sum(self.prox_H.value(H))
         return sum((t.value(W, H).double() for t in self.ties), mine + other)
+
+    def relative_error(self, W: Tensor, H: Tensor) -> float:
+        """√Σ w (x - ŷ)² / √Σ w x² with ŷ = W H, whatever the loss is; where X is zero: 0 if ŷ is too, else inf."""
+        squared = Problem(self.X, Frobenius(), rows=self.rows, cols=self.cols)
+        nothing = (F.new_zeros(len(F), 1) for F in (W, H.mT))
+        left, size = self.rows.sum(squared.row_losses(W, H.mT).sum(), squared.row_losses(*nothing).sum())
+        if size == 0:
+            return 0.0 if left == 0 else math.inf
+        return (left.clamp(min=0) / size).sqrt().item()
 
     def certificate(self, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
         """How far from stationary W and H are, each a number that no rescaling of data or components changes.
