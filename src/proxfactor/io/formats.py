@@ -53,20 +53,15 @@ def read(
     _check_file(place, name)
     try:
         kind, gzipped = _format(place)
-
-        def opened() -> Any:
-            return gzip.open(place) if gzipped else place.open("rb")
-
-        with opened() as file:
-            if kind == "csv":
-                tabs = place.name.lower().removesuffix(".gz").endswith(".tsv")
-                found = from_columns(Csv(opened, tabs, bare=wanted == "long"), wanted)
-            elif kind == "parquet":
-                found = from_columns(Parquet(file), wanted)
-            elif wanted in ("auto", "wide"):
+        if kind == "csv":
+            found = from_columns(Csv(place, gzipped, bare=wanted == "long"), wanted)
+        elif kind == "parquet":
+            found = from_columns(Parquet(place), wanted)
+        elif wanted in ("auto", "wide"):
+            with gzip.open(place) if gzipped else place.open("rb") as file:
                 found = _ARRAYS[kind](file, math.inf if gzipped else place.stat().st_size), None, None
-            else:
-                raise ValueError(f"layout={layout!r} is for tables, and {kind} holds a matrix; leave layout out")
+        else:
+            raise ValueError(f"layout={layout!r} is for tables, and {kind} holds a matrix; leave layout out")
         return to_table(*found, missing, duplicates)
     except (ValueError, MemoryError) as error:
         raise (MemoryError if isinstance(error, MemoryError) else ValueError)(f"{name}: {error}") from None

@@ -26,7 +26,7 @@ from torch import Tensor
 from ..losses import Loss
 from ..prox import Function, Prox
 from .files import existing_folder, first_line, shown, whole_folder
-from .tables import to_arrow
+from .tables import arrow_file, to_arrow
 
 if TYPE_CHECKING:
     from ..fit import Result
@@ -260,7 +260,7 @@ def _stored_names(file: Path, shape: tuple[int, int], kind: str | None) -> np.nd
     """The row names in W.parquet, the column names in H.parquet, after a look at the shape."""
     import pyarrow.parquet as pq
 
-    with file.open("rb") as stream:
+    with arrow_file(file) as stream:
         table = pq.ParquetFile(stream)
         names = table.schema_arrow.names
         if (table.metadata.num_rows, len(names) - 1) != shape:

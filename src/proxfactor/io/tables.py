@@ -10,9 +10,9 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -28,14 +28,22 @@ _CSV_BLOCK = 2**25
 # in
 
 
+def arrow_file(path: Path, gzipped: bool = False) -> Any:
+    """Arrow's own file, not Python's: its threads read ahead, and one that calls Python while the process ends aborts it."""
+    import pyarrow as pa
+
+    file = pa.OSFile(os.fsencode(path))
+    return pa.CompressedInputStream(file, "gzip") if gzipped else file
+
+
 class Parquet:
     """A parquet file as batches of columns of text and of numbers. ``index`` names those that pandas took for its index."""
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, path: Path):
         import pyarrow.parquet as pq
 
         with reading("parquet file"):
-            self.file = pq.ParquetFile(file)
+            self.file = pq.ParquetFile(arrow_file(path))
             self.schema, self.rows = self.file.schema_arrow, self.file.metadata.num_rows
         self.kinds = {f.name: _kind(f.type) for f in self.schema}
         self.index = self._pandas_index()
@@ -58,10 +66,11 @@ class Csv:
     rows = 0  # csv does not say
     index: tuple[str, ...] = ()
 
-    def __init__(self, opened: Callable[[], IO[bytes]], tabs: bool, bare: bool):
-        self.opened = opened
+    def __init__(self, path: Path, gzipped: bool, bare: bool):
+        self.path, self.gzipped = path, gzipped
         line = self._first_line()
         cells = {d: next(csv.reader([line], delimiter=d), []) for d in ",;\t"}
+        tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
         self.delimiter = "\t" if tabs else max(cells, key=lambda d: len(cells[d]))
         self.bare = bare and all(map(_is_number, cells[self.delimiter]))
         with reading("csv file"):
@@ -70,7 +79,7 @@ class Csv:
         self.kinds = {name: kind if kind in _NUMERIC else "text" for name, kind in kinds.items()}
 
     def _first_line(self) -> str:
-        with reading("csv file"), self.opened() as file:
+        with reading("csv file"), arrow_file(self.path, self.gzipped) as file:
             head = file.read(2**16)
         try:
             text = head.decode("utf-8-sig", "strict" if len(head) < 2**16 else "ignore")
@@ -84,7 +93,7 @@ class Csv:
         from pyarrow import csv as arrow
 
         return arrow.open_csv(
-            self.opened(),
+            arrow_file(self.path, self.gzipped),
             arrow.ReadOptions(block_size=_CSV_BLOCK, autogenerate_column_names=self.bare),
             arrow.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
             arrow.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False),
