@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import reprlib
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -282,6 +282,9 @@ class Along(Prox):
     @property
     def dims(self) -> tuple[int, ...]:
         return (self.dim,)
+
+    @abstractmethod
+    def _prox(self, x: Tensor, step: Step) -> Tensor: ...
 
     def _length(self, x: Tensor) -> int:
         """How long the slices are. Raises ValueError for 0: to be asked by the sets that hold no empty slice."""
