@@ -76,7 +76,8 @@ def nonneg(y):
 
 def box(lo, hi):
     def g(y):
-        return inside((y >= torch.as_tensor(lo) - 1e-9) & (y <= torch.as_tensor(hi) + 1e-9))
+        low, high = (torch.as_tensor(v, dtype=y.dtype) for v in (lo, hi))
+        return inside((y >= low - 1e-9) & (y <= high + 1e-9))
 
     def cvx(y):
         low, high = full(lo, y), full(hi, y)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_prox import EXAMPLES
+from operators import EXAMPLES, drawn
 
 from proxfactor.losses import KL, Loss
 from proxfactor.prox import L1, Box, Entropy, Fixed, L2Squared, NonNegative, Prox, Simplex, SumToOne, Transposed, Unconstrained
@@ -13,8 +13,9 @@ from proxfactor.prox import L1, Box, Entropy, Fixed, L2Squared, NonNegative, Pro
 X = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(3, 4)
 
 
-@pytest.mark.parametrize("p", EXAMPLES, ids=repr)
-def test_what_is_spelled_is_read_back(p):
+@pytest.mark.parametrize("e", EXAMPLES, ids=repr)
+def test_what_is_spelled_is_read_back(e):
+    p, X = e.op, drawn(0, *e.shape)
     text, tensors = p.spell()
     twin = Prox.parse(text, tensors)
     assert type(twin) is type(p)
@@ -151,7 +152,7 @@ def test_a_text_that_is_too_long_or_too_deep_is_refused_in_a_short_message(text)
         ("   ", "empty text"),
         ("nonnegg", r"unknown prox 'nonnegg'; did you mean NonNegative"),
         ("simplx(dim=1)", "did you mean Simplex"),
-        ("zzz", "known: Unconstrained, NonNegative"),
+        ("zzz", r"known: (Box|the \d+ that `proxfactor operators` lists)"),
         ("kl", "unknown prox 'kl'"),
         ("l1(nan)", "nan"),
         ("l1(-1)", "finite and at least 0"),

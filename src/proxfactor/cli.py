@@ -280,40 +280,34 @@ def demo(*, out: str = "demo", quiet: bool = False) -> int:
 @app.command
 def operators() -> int:
     """The constraints and penalties that --W and --H take."""
-    from .prox import Prox
+    from .prox.table import HEAD, SECTIONS, row, sections
 
-    rows = [["name", "short", "formula", "couples", "metric", "convex", "exact", "what it does"], *map(_operator, Prox.catalogue())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = {name: [row(kind) for kind in kinds] for name, kinds in sections().items()}
+    widths = [max(map(len, column)) for column in zip(HEAD, *(r for rows in table.values() for r in rows), strict=True)]
     wide = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= sum(widths) + 2 * len(widths)
-    for row in rows:
-        *cells, words = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        line = "  ".join([*cells, words]) if wide else " ".join(cells)
-        print(line.rstrip())
-        if not wide and row is not rows[0]:
-            print(f"    {words.rstrip()}")
+
+    def shown(cells: list[str]) -> str:
+        *short, words = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        return "  ".join([*short, words]).rstrip() if wide else f"{' '.join(cells[:-1])}".rstrip()
+
+    print(shown(HEAD) if wide else " ".join(HEAD[:-1]))
+    for name, rows in table.items():
+        print(f"\n{name}: {SECTIONS.get(name, 'added here')}")
+        for cells in rows:
+            print(shown(cells))
+            if not wide:
+                print(f"    {cells[-1]}")
     print(LEGEND)
     return DONE
 
 
 LEGEND = """
-couples  the entries that depend on each other: none, those along dim, all;
-         as g: those that the operator inside couples
+couples  the entries that depend on each other: none, those along dim, of a
+         matrix, all; as g: those that the operator inside couples
 metric   the steps it honours: one for each element, the same by a weighted
          form, or one for each group that it couples
-exact    no: it minimises nothing, so that a fit with it has no certificate"""
-
-
-def _operator(kind: type[Prox]) -> list[str]:
-    """What an operator's class says of itself; "as g" where only the operator inside can."""
-    from .prox import Prox
-
-    dims: Any = kind.dims
-    fields = inspect.signature(kind).parameters
-    couples = "none" if dims is Prox.dims else "all" if dims is None else "dim" if "dim" in fields else "as g"
-    said = [getattr(kind, name) for name in ("metric", "convex", "exact")]
-    told = ["as g" if isinstance(value, property) else {True: "yes", False: "no"}.get(value, value) for value in said]
-    words = (kind.__doc__ or "").splitlines()[0].split(": ")[0].rstrip(".")
-    return [kind.__name__, kind.alias, kind.formula, couples, *told, words]
+exact    no: it minimises nothing, so that a fit with it has no certificate
+cost     the work for a slice of n entries, or an m x n matrix"""
 
 
 def main(tokens: Sequence[str] | None = None) -> None:

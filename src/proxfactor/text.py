@@ -112,7 +112,8 @@ class _Reader:
         return repr(self.text if len(self.text) < 200 else self.text[:200] + " …")
 
     def _known(self) -> str:
-        return ", ".join(c.__name__ for c in self.base.catalogue())  # type: ignore[attr-defined]
+        names = [c.__name__ for c in self.base.catalogue()]  # type: ignore[attr-defined]
+        return ", ".join(sorted(names)) if len(names) < 20 else f"the {len(names)} that `proxfactor operators` lists"
 
     def _class(self, name: str) -> type:
         names: dict[str, type] = {}
