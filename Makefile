@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench docs clean
 
 demo: $(VENV)/demo
 	$(BIN)/proxfactor demo
@@ -21,6 +21,10 @@ lint: $(VENV)/lint
 
 bench: $(VENV)/demo
 	$(BIN)/python benchmarks/digits.py
+	$(BIN)/python benchmarks/prox.py
+
+docs: $(VENV)/demo
+	$(BIN)/python docs/make.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -20,7 +20,7 @@ import torch
 from operators import EXAMPLES
 
 import proxfactor
-from proxfactor import Prox, Transposed, load
+from proxfactor import Prox, load
 from proxfactor.cli import _clock, expected_end, main
 from proxfactor.prox.table import HEAD
 
@@ -354,7 +354,7 @@ REFUSED = {
     "fit x.npy -k 2 --W nonnegativ": "unknown prox 'nonnegativ'; did you mean NonNegative",
     "fit x.npy -k 2 --H simplex": "missing a required argument: 'dim'; it takes (dim, total)",
     "fit x.npy -k 2 --W 'simplex(dim=3)'": "dim is 3, it must be 0",
-    "fit x.npy -k 2 --W 'nonneg + simplex(dim=0)'": "no exact rule is known",
+    "fit x.npy -k 2 --W 'nonneg + unity(dim=0)'": "no exact rule is known",
     "fit x.npy -k 2 --W \"__import__('os')\"": "unknown prox '__import__'",
     "fit x.npy -k 2 --loss klb": "unknown loss 'klb'; did you mean KL?",
     "fit x.npy -k 2 --solver hal": "unknown solver 'hal'; did you mean HALS",

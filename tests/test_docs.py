@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,13 @@ def test_every_solver_has_a_row_in_how_to_choose():
     for solver in Solver.catalogue():
         if solver.__module__.startswith("proxfactor."):
             assert f"`{solver.__name__}(" in rows
+
+
+def test_the_table_of_operators_is_what_the_classes_say():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import make
+    finally:
+        sys.path.pop(0)
+    pictures = {p.stem for p in (ROOT / "docs" / "operators").glob("*.svg")}
+    assert (ROOT / "docs" / "operators.md").read_text(encoding="utf-8") == make.page(pictures), "run make docs"

@@ -63,7 +63,7 @@ def objective(e, y, x, step):
 
 def rivals(e, x, y, step, n):
     """Points of the domain, near and far, and those on the way to x; then what a random search finds from y, x and beside them."""
-    noise = (x.is_complex() and 1j * drawn(999, *x.shape)) or 0
+    noise = 1j * drawn(999, *x.shape) if x.is_complex() else 0
     for seed in range(n):
         yield e.op(y + 10.0 ** -(seed % 6) * (drawn(seed, *x.shape) + noise), 0.0)
     for part in range(1, 21):
@@ -160,7 +160,11 @@ def test_a_slice_of_a_thousand_entries_is_no_easier_to_beat(e):
     shape = [2, 2]
     shape[e.op.dim] = 1000
     x, step = 2 * drawn(34, *shape), step_of(e, "cells", shape)
-    y = e.op(x, step)
+    try:
+        y = e.op(x, step)
+    except ValueError as refused:  # a cone of three entries, say
+        assert "1000" in str(refused)  # noqa: PT017
+        return
     best = objective(e, y, x, step)
     assert best < INF
     assert all(objective(e, z, x, step) >= best - max(e.tol, 1e-9) * max(1, abs(best)) for z in rivals(e, x, y, step, 30))

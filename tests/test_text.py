@@ -179,7 +179,7 @@ def test_a_text_that_is_too_long_or_too_deep_is_refused_in_a_short_message(text)
         ("inf", "is not a prox"),
         ("'nonneg'", "is not a prox"),
         ("nonneg +", "not an expression; write something like 'nonneg"),
-        ("nonneg + simplex(0)", "no exact rule"),
+        ("nonneg + unity(0)", "no exact rule"),
     ],
 )
 def test_a_mistake_is_explained_in_one_sentence(text, words):

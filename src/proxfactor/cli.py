@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import os
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,6 @@ from cyclopts import App, CycloptsError, Parameter
 if TYPE_CHECKING:
     from .fit import Progress, Result
     from .matrix import Table
-    from .prox import Prox
 
 DONE, NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -284,19 +283,22 @@ def operators() -> int:
 
     table = {name: [row(kind) for kind in kinds] for name, kinds in sections().items()}
     widths = [max(map(len, column)) for column in zip(HEAD, *(r for rows in table.values() for r in rows), strict=True)]
-    wide = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= sum(widths) + 2 * len(widths)
+    room = shutil.get_terminal_size().columns
+    wide = not sys.stdout.isatty() or room >= sum(widths) + 2 * len(widths)
 
-    def shown(cells: list[str]) -> str:
-        *short, words = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        return "  ".join([*short, words]).rstrip() if wide else f"{' '.join(cells[:-1])}".rstrip()
+    def show(cells: list[str]) -> None:
+        if wide:
+            print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip())
+            return
+        name, short, formula, *told, words = cells
+        print(textwrap.fill(f"{name}{f' ({short})' if short else ''}: {formula}", room, subsequent_indent="    "))
+        print(textwrap.fill(f"{words} [{', '.join(told)}]", room, initial_indent="    ", subsequent_indent="    "))
 
-    print(shown(HEAD) if wide else " ".join(HEAD[:-1]))
+    show(HEAD)
     for name, rows in table.items():
         print(f"\n{name}: {SECTIONS.get(name, 'added here')}")
         for cells in rows:
-            print(shown(cells))
-            if not wide:
-                print(f"    {cells[-1]}")
+            show(cells)
     print(LEGEND)
     return DONE
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 from .base import Prox, Step, array, like, store, times
 
@@ -44,6 +46,22 @@ class NonNegative(Prox):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class NonPositive(Prox):
+    """No entry above zero: g = 0 where x ≤ 0, prox(x) = min(x, 0).
+
+    >>> NonPositive()(torch.tensor([-1.0, 2.0]))
+    tensor([-1.,  0.])
+    """
+
+    alias = "nonpos"
+    formula = "x ≤ 0"
+    cone = True
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        return x.clamp(max=0)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Box(Prox):
     """Every entry between two bounds, numbers (also ±inf) or tensors: g = 0 where lo ≤ x ≤ hi, prox(x) = min(max(x, lo), hi).
 
@@ -74,8 +92,100 @@ class Box(Prox):
         return all(bool(((b == 0) | b.isinf()).all()) for b in (array(b, "") for b in (self.lo, self.hi)))
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        lo, hi = (torch.as_tensor(b, dtype=x.dtype, device=x.device) for b in (self.lo, self.hi))
-        return torch.minimum(torch.maximum(x, lo), hi)
+        if isinstance(self.lo, Tensor) or isinstance(self.hi, Tensor):
+            lo, hi = scalar(x, self.lo), scalar(x, self.hi)
+            return x.clamp(lo, hi)
+        most = torch.finfo(x.dtype).max
+        low, high = (b if math.isinf(b) else min(max(b, -most), most) for b in (self.lo, self.hi))
+        return x.clamp(low, high)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Binary(Prox):
+    """Every entry one of two numbers: g = 0 where x is lo or hi, prox(x) = the nearer one, lo at a tie.
+
+    lo and hi are finite numbers or tensors. Raises ValueError where lo > hi.
+
+    >>> Binary()(torch.tensor([-1.0, 0.4, 0.6]))
+    tensor([0., 0., 1.])
+    """
+
+    lo: Step = 0.0
+    hi: Step = 1.0
+    formula = "x ∈ {lo, hi}"
+    convex = False
+
+    def __post_init__(self) -> None:
+        store(self, "lo")
+        store(self, "hi")
+        if not all(bool(array(b, "").isfinite().all()) for b in (self.lo, self.hi)):
+            raise ValueError(f"{self!r}: both levels must be finite")
+        if bool(_above(self)):
+            raise ValueError(f"{self!r}: lo is above hi; exchange them")
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        lo, hi = scalar(x, self.lo), scalar(x, self.hi)
+        return torch.where(x > lo / 2 + hi / 2, hi, lo)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Integers(Prox):
+    """Every entry a whole number between two bounds: prox(x) = the nearest one, the even one at a tie.
+
+    lo and hi are numbers (also ±inf) or tensors. Raises ValueError where no whole number lies between them.
+
+    >>> Integers(lo=0)(torch.tensor([-3.2, 1.2, 2.6]))
+    tensor([0., 1., 3.])
+    """
+
+    lo: Step = -math.inf
+    hi: Step = math.inf
+    formula = "x ∈ {lo, …, hi} whole"
+    convex = False
+
+    def __post_init__(self) -> None:
+        store(self, "lo")
+        store(self, "hi")
+        lo, hi = array(self.lo, "").ceil(), array(self.hi, "").floor()
+        if bool(_above(self, lo, hi)) or bool((lo == math.inf).any()) or bool((hi == -math.inf).any()):
+            raise ValueError(f"{self!r} is empty: no whole number lies between the bounds")
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        lo, hi = scalar(x, self.lo), scalar(x, self.hi)
+        return x.round().clamp(lo.ceil(), hi.floor())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Codebook(Prox):
+    """Every entry one of a few levels: g = 0 where x is in ``values``, prox(x) = the nearest level, the smaller at a tie.
+
+    values is a list of finite numbers, or a 1-D tensor; they are kept in order, each once. O(n log k) for k levels.
+
+    >>> Codebook((-1, 0, 0.5))(torch.tensor([-3.0, 0.2, 0.3]))
+    tensor([-1.0000,  0.0000,  0.5000])
+    """
+
+    values: tuple[float, ...] | Tensor
+    formula = "x ∈ values"
+    convex = False
+
+    def __post_init__(self) -> None:
+        given = array(self.values, "values of Codebook")
+        if given.ndim != 1 or not given.numel() or not bool(given.isfinite().all()):
+            raise ValueError("values of Codebook must be a list of one or more finite numbers, or such a 1-D tensor")
+        levels = given.unique(sorted=True)
+        object.__setattr__(self, "values", levels if isinstance(self.values, Tensor) else tuple(levels.tolist()))
+
+    @property
+    def cone(self) -> bool:  # type: ignore[override]
+        return bool((array(self.values, "") == 0).all())
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        levels = torch.as_tensor(self.values, dtype=x.dtype, device=x.device)
+        return levels[torch.searchsorted(levels[:-1] / 2 + levels[1:] / 2, x.detach().contiguous())]
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(())  # the levels are those of every entry: nothing that must fit x
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,7 +227,7 @@ class Fixed(Prox):
 class L1(Prox):
     """Few entries that are not zero: g = λ Σ |x|, prox(x) = sign(x) max(|x| - step λ, 0) (soft thresholding; Donoho 1995).
 
-    λ ≥ 0 is a number or a tensor of weights that broadcasts to x.
+    λ ≥ 0 is a number or a tensor of weights that broadcasts to x. Of a complex entry the modulus shrinks, the phase stays.
 
     >>> L1(1.0)(torch.tensor([-3.0, 0.5, 2.0]), 0.5)
     tensor([-2.5000,  0.0000,  1.5000])
@@ -127,45 +237,95 @@ class L1(Prox):
     formula = "λ Σ|x|"
     is_set = False
     cone = True
+    complex = True
 
     def __post_init__(self) -> None:
         store(self, "lam", 0)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        t = times(step, like(x, self.lam))
+        t = times(step, weight(x, self.lam))
+        if x.is_complex():
+            a = x.abs()
+            keep = a > t
+            return x * torch.where(keep, 1 - t / torch.where(keep, a, 1.0), 0.0)
         if isinstance(t, Tensor):
-            return x - torch.minimum(torch.maximum(x, -t), t)
-        t = min(t, torch.finfo(x.dtype).max)  # clamp refuses what x's dtype cannot hold
-        return x - x.clamp(-t, t)
+            return x - x.clamp(-t, t)
+        return softshrink(x, min(t, torch.finfo(x.dtype).max))  # it refuses what x's dtype cannot hold
 
     def value(self, x: Tensor) -> Tensor:
-        return (x.double().abs() * like(x.double(), self.lam)).sum()
+        a = double(x).abs()
+        return (a * like(a, self.lam)).sum()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class L2Squared(Prox):
-    """Small entries (ridge): g = λ/2 Σ x², prox(x) = x / (1 + step λ).
+    """Small entries (ridge), or entries near a centre: g = λ/2 Σ (x - c)², prox(x) = c + (x - c) / (1 + step λ).
 
-    λ ≥ 0 is a number or a tensor of weights that broadcasts to x. (A squared loss has its ½ too.)
+    λ ≥ 0 and the centre c are numbers or tensors that broadcast to x. (A squared loss has its ½ too.)
 
     >>> L2Squared(1.0)(torch.tensor([3.0]), 0.5)
     tensor([2.])
+    >>> L2Squared(1.0, center=1.0)(torch.tensor([4.0]), 0.5)
+    tensor([3.])
     """
 
     lam: Step = 1.0
+    center: Step = 0.0
     alias = "ridge"
-    formula = "λ/2 Σx²"
+    formula = "λ/2 Σ(x - c)²"
+    is_set = False
+    cone = True
+    complex = True
+
+    def __post_init__(self) -> None:
+        store(self, "lam", 0)
+        store(self, "center")
+        if not bool(array(self.center, "").isfinite().all()):
+            raise ValueError("center of L2Squared is not finite; it must hold finite numbers")
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        t = times(step, weight(x, self.lam))
+        c = like(x, self.center)
+        if not isinstance(c, Tensor) and c == 0:
+            return x / (1 + t)
+        near = c + (x - c) / (1 + t)
+        return torch.where(t == 0, x, near) if isinstance(t, Tensor) else near if t else x.clone()
+
+    def value(self, x: Tensor) -> Tensor:
+        y = double(x)
+        a = (y - like(y, self.center)).abs()
+        return 0.5 * (a.square() * like(a, self.lam)).sum()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Linear(Prox):
+    """A slope: g = Σ c x, prox(x) = x - step c; with NonNegative it is L1 there. No minimiser, unless c is 0.
+
+    c is a number or a tensor that broadcasts to x, finite.
+
+    >>> Linear(2.0)(torch.tensor([3.0]), 0.5)
+    tensor([2.])
+    """
+
+    c: Step = 1.0
+    formula = "Σ c x"
     is_set = False
     cone = True
 
     def __post_init__(self) -> None:
-        store(self, "lam", 0)
+        store(self, "c")
+        if not bool(array(self.c, "").isfinite().all()):
+            raise ValueError("c of Linear is not finite; it must hold finite numbers")
+
+    @property
+    def attained(self) -> bool:  # type: ignore[override]
+        return bool((array(self.c, "") == 0).all())
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        return x / (1 + times(step, like(x, self.lam)))
+        return x - times(step, like(x, self.c))
 
     def value(self, x: Tensor) -> Tensor:
-        return 0.5 * (x.double().square() * like(x.double(), self.lam)).sum()
+        return (like(x.double(), self.c) * x.double()).sum()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -188,12 +348,18 @@ class Entropy(Prox):
         store(self, "lam", 0)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        a = torch.as_tensor(times(step, like(x, self.lam)), dtype=x.dtype, device=x.device)
-        scaled = torch.where(a == math.inf, 0.0, x / a)
-        z = scaled - 1 - a.log()
-        w = _wright_omega(z)
-        y = torch.where(z < 1, torch.exp(scaled - 1 - w), a * w)  # ω = exp(z - ω): exact where ω is tiny
-        return torch.where((a == 0) | z.isinf() & (z > 0), x.clamp(min=0), y)  # no penalty, or one too small to be felt
+        a = scalar(x, times(step, like(x, self.lam)))
+        felt = a > 0
+        free, s = a == math.inf, torch.where(felt & a.isfinite(), a, 1.0)
+        with torch.no_grad():
+            z = x / s - 1 - s.log()
+            w = _wright_omega(z)
+            y = torch.where(z < 1, torch.exp(x / s - 1 - w), s * w)  # ω = exp(z - ω): exact where ω is tiny
+        known = (y > 0) & y.isfinite()
+        u = torch.where(known, y, 1.0)
+        y = torch.where(known, u * (1 - (u + s * (1 + u.log()) - x) / (u + s)), y)  # a Newton step, which carries gradients
+        y = torch.where(felt & ~(z.isinf() & (z > 0)), y, x.clamp(min=0))  # no penalty, or one too small to be felt
+        return torch.where(free, math.exp(-1), y)
 
     def value(self, x: Tensor) -> Tensor:
         y = x.double()
@@ -212,3 +378,30 @@ def _wright_omega(z: Tensor) -> Tensor:
         better = w * (1 + r / (1 + w) * (s - r) / (s - 2 * r))
         w = torch.where(better.isfinite() & (better > 0), better, w)
     return w
+
+
+def weight(x: Tensor, value: Step) -> Step:
+    """A field on x's device and of its real dtype."""
+    return value.to(x.device, x.dtype.to_real()) if isinstance(value, Tensor) else value
+
+
+def double(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float64))
+
+
+def scalar(x: Tensor, value: Step) -> Tensor:
+    """A number or a field as a tensor beside x, of its real dtype; a number beyond that dtype is ±inf. No copy, no sync."""
+    if isinstance(value, Tensor):
+        return value.to(x.device, x.dtype.to_real())
+    far = abs(value) > torch.finfo(x.dtype).max
+    return torch.full((), math.copysign(math.inf, value) if far else value, dtype=x.dtype.to_real(), device=x.device)
+
+
+def _above(op: Binary | Integers, *bounds: Tensor) -> Tensor:
+    try:
+        lo, hi = bounds or (op.lo, op.hi)
+        return torch.as_tensor(lo > hi).any()
+    except RuntimeError:
+        raise ValueError(
+            f"{type(op).__name__}: the shapes of lo and hi do not fit together; each must broadcast to the factor"
+        ) from None

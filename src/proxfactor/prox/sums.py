@@ -1,28 +1,30 @@
-"""``+``: the sums for which an exact rule is proved, and what is refused by name."""
+"""``+``: the sums for which an exact rule is proved, the splitting for convex ones without a rule, and what is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import Index, Prox, Step
-from .built import Transposed
-from .entries import Box, Entropy, Fixed, L2Squared, NonNegative, Unconstrained
+from . import balls, entries, groups, norms, order, penalties, simplices, variation
+from .base import Index, Prox, Step, largest, times
+from .built import Several, Transposed, check_rounds, in_turn, rounds_written
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sum(Prox):
-    """A sum of operators that one exact rule covers: the summands are applied one after the other, each with the same step.
+class Sum(Several):
+    """A sum of operators that exact rules cover: the summands are applied one after the other, each with the same step.
 
-    It is made by ``+``, not by hand. Exact, in any diagonal metric: the bounds (NonNegative, Box, Fixed) after any convex
-    operator that works entry by entry, since a convex function of one variable is minimised over an interval by clipping
-    its minimiser; and L1 before L2Squared, the elastic net (Zou and Hastie 2005). Every other sum is refused by name.
+    It is made by ``+``, not by hand, in whatever order is the right one. Where a rule holds only for steps that are constant
+    over the coupled dims, ``metric`` says "group".
 
-    >>> from proxfactor import L1
+    >>> from proxfactor import L1, NonNegative
     >>> (NonNegative() + L1(1.0))(torch.tensor([-3.0, 3.0]))
     tensor([0., 2.])
     """
@@ -30,78 +32,335 @@ class Sum(Prox):
     parts: tuple[Prox, ...]
     listed = False
 
-    is_set = property(lambda self: all(p.is_set for p in self.parts))
-    cone = property(lambda self: all(p.cone for p in self.parts))
+    @property
+    def members(self) -> tuple[Prox, ...]:
+        return self.parts
+
+    @property
+    def metric(self) -> Any:  # type: ignore[override]
+        return self._order[1]
+
+    @cached_property
+    def _order(self) -> tuple[tuple[Prox, ...], str]:
+        return _chain(self.parts) or (self.parts, "group")
+
+    @property
+    def attained(self) -> bool:  # type: ignore[override]
+        return super().attained or any(_is(p, Ridge) and bool((torch.as_tensor(_weight(p)) > 0).all()) for p in self.parts)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        return reduce(lambda y, p: p._prox(y, step), sorted(self.parts, key=_turn), x)
+        for p in self._order[0]:
+            x = p._prox(x, step)
+            step = _beside(step, entries.weight(x, _weight(p))) if _is(p, Ridge) else step
+        return x
 
     def value(self, x: Tensor) -> Tensor:
-        return sum((p.value(x) for p in self.parts), torch.zeros((), dtype=torch.float64, device=x.device))
+        return total(p.value(x) for p in self.parts)
 
     @property
     def T(self) -> Prox:
-        return Sum(tuple(p.T for p in self.parts)) if any(True for _ in self._tensors()) else self
+        return Sum(tuple(p.T for p in self.parts))
 
     def take(self, index: Index, dim: int) -> Prox:
         return Sum(tuple(p.take(index, dim) for p in self.parts))
-
-    def check(self, shape: tuple[int, int], name: str = "x") -> None:
-        for p in self.parts:
-            p.check(shape, name)
-
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        return (item for p in self.parts for item in p._tensors())
 
     def _write(self, tensors: dict[str, Tensor]) -> str:
         return " + ".join(p._write(tensors) for p in self.parts)
 
 
-_TURNS: tuple[type[Prox], ...] = (L2Squared, Box, NonNegative, Fixed)
+@dataclass(frozen=True, eq=False, repr=False)
+class Split(Several):
+    """A sum of convex operators without an exact rule, by splitting: each prox in turn, without what it did last time.
+
+    It is made by ``+``; by hand it takes such a sum: Split(Simplex(dim=0) + Smooth(dim=1), tol=1e-12). The rounds end
+    when that changes by less than tol times the largest entry. No certificate is given (``exact`` is False), and ``terms`` are
+    the summands, put together where a rule is exact, for solvers that give each its own dual. Raises ValueError where sets
+    do not meet; warns where ``most`` rounds do not settle it. (Bauschke and Combettes 2008; Tseng 1993.)
+
+    >>> from proxfactor import Simplex, SumToOne
+    >>> (Simplex(dim=0) + SumToOne(dim=1))(torch.tensor([[3.0, 1.0], [1.0, 0.0]]))
+    tensor([[0.7500, 0.2500],
+            [0.2500, 0.7500]])
+    """
+
+    parts: tuple[Prox, ...]
+    tol: float = 1e-10
+    most: int = 3000
+    formula = "Σ g_i(x)"
+    cost = "rounds"
+    exact = False
+
+    def __post_init__(self) -> None:
+        parts = _leaves(self.parts) if isinstance(self.parts, Prox) else self.parts
+        odd = next((p for p in parts if not (isinstance(p, Prox) and p.convex and p.exact)), None)
+        if not parts or odd is not None:
+            raise ValueError(f"Split was given {odd or 'nothing'}; convex operators are needed, e.g. Split(Simplex(dim=0) + L1())")
+        object.__setattr__(self, "parts", tuple(parts))
+        check_rounds(self)
+
+    @property
+    def members(self) -> tuple[Prox, ...]:
+        return self.parts
+
+    @property
+    def terms(self) -> tuple[Prox, ...]:
+        together: list[tuple[Prox, ...]] = []
+        for p in self.parts:
+            home = next((i for i, ps in enumerate(together) if _chain((*ps, p))), None)
+            if home is None:
+                together.append((p,))
+            else:
+                together[home] += (p,)
+        return tuple(ps[0] if len(ps) == 1 else Sum(ps) for ps in together)
+
+    @property
+    def metric(self) -> Any:  # type: ignore[override]  # in a badly conditioned one the rounds would not settle
+        return "element" if self.dims == () else "group"
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        if not self.is_set:  # an infinite step is a very long one: beside it no rounding of x is felt
+            far = 1e6 * largest(x).double().clamp(min=1.0)
+            step = torch.minimum(step, far) if isinstance(step, Tensor) else far if step == math.inf else step
+        return in_turn(self, sorted(self.terms, key=lambda p: p.is_set), x, step, self.tol, self.most)
+
+    def value(self, x: Tensor) -> Tensor:
+        return total(p.value(x) for p in self.parts)
+
+    @property
+    def T(self) -> Prox:
+        return dataclasses.replace(self, parts=tuple(p.T for p in self.parts))
+
+    def take(self, index: Index, dim: int) -> Prox:
+        return dataclasses.replace(self, parts=tuple(p.take(index, dim) for p in self.parts))
+
+    def _write(self, tensors: dict[str, Tensor]) -> str:
+        return f"Split({' + '.join(p._write(tensors) for p in self.parts)}{rounds_written(self)})"
+
+
+def total(values: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()
+
+
+# ── the kinds of terms that the rules speak of ────────────────────────────────────────────────────────────────────────
+
+Kinds = tuple[type[Prox], ...]
+
+Ridge: Kinds = (entries.L2Squared,)
+Slope: Kinds = (entries.Linear,)
+Bounds: Kinds = (entries.NonNegative, entries.NonPositive, entries.Box, entries.Fixed, balls.LInfBall)
+
+# g looks only at the sizes |x|, and does not fall where one of them grows
+Sizes: Kinds = (
+    *(entries.L1, penalties._Even, penalties._Folded, balls.LInfBall),
+    *(norms.L2, norms.L2Cubed, norms.LInf, norms.SumLargestAbs, norms.KSupport, norms.Slope, norms.L1MinusL2),
+    *(groups._Groups, groups._Sets, balls._Groups),
+    *(balls.L1Ball, balls.L2Ball, balls.L1L2Ball, balls.ElasticNetBall, balls.TopK, balls.NofM),
+)
+
+# the subgradients of g tell only which neighbours, or which extremes, are above which: no increasing map takes one away
+Order: Kinds = (order.Isotonic, variation.TotalVariation, norms.Max, norms.Range, norms.SumLargest)
+
+# g is convex and the same for every order of a slice: its prox keeps the order and what is equal
+Symmetric: Kinds = (
+    *(simplices.Simplex, simplices.SolidSimplex, simplices.CappedSimplex, simplices.SumToOne),
+    *(norms.LInf, norms.Max, norms.Range, norms.SumLargest, norms.SumLargestAbs, norms.KSupport, norms.Slope),
+    *(groups.GroupLasso, groups.ExclusiveLasso),
+    *(balls.L1Ball, balls.L2Ball, balls.L1L2Ball, balls.ElasticNetBall),
+)
+
+# g(t x) = t g(x) for t > 0, beside the sets that are cones
+Homogeneous: Kinds = (
+    *(entries.L1, variation.TotalVariation, variation.TrendFilter, groups.GroupLasso, groups._Sets),
+    *(norms.L2, norms.LInf, norms.Max, norms.Range, norms.SumLargest, norms.SumLargestAbs, norms.Slope),
+)
+
+# g looks only at the length ‖x‖ of a slice, and does not fall where it grows
+Length: Kinds = (groups.GroupLasso, groups.GroupL0, groups._Radial, balls.L2Ball, norms.L2, norms.L2Cubed)
 
 
 def _core(p: Prox) -> Prox:
     return _core(p.inner) if isinstance(p, Transposed) else p
 
 
-def _parts(p: Prox) -> tuple[Prox, ...]:
-    if isinstance(p, Transposed) and isinstance(_core(p), Sum):
-        return tuple(q.T for q in _parts(p.inner))
-    return p.parts if isinstance(p, Sum) else (p,)
+def _is(p: Prox, kinds: Kinds) -> bool:
+    """Whether an operator is of these kinds, as a whole slice: not if it has groups of its own."""
+    core = _core(p)
+    return isinstance(core, kinds) and (kinds in (Sizes, Homogeneous) or getattr(core, "groups", None) is None)
 
 
-def _turn(p: Prox) -> int:
-    """The place in the order of application: L1 and other penalties, the ridge, the bounds, the known entries."""
-    return next((i for i, kind in enumerate(_TURNS, 1) if isinstance(_core(p), kind)), 0)
+def _even(p: Prox) -> bool:
+    """The same function for every entry."""
+    return p.dims == () and p.convex and not any(True for _ in p._tensors())
 
 
-def _bounds(p: Prox) -> bool:
-    return isinstance(_core(p), NonNegative | Box | Fixed)
+def _within(a: Prox, b: Prox) -> bool:
+    """Whether each slice that a couples lies in one slice of b."""
+    return b.dims is None or (a.dims is not None and {d % 2 for d in a.dims} <= {d % 2 for d in b.dims})
+
+
+# ── the rules: a first, then b, is the prox of a + b ──────────────────────────────────────────────────────────────────
+# Each holds for the sum of several such b too, and so the terms are taken off one by one. Each says in which metrics.
+
+
+def _ridge(a: Prox, b: Prox) -> bool:
+    """Completing the square: b then has the step s / (1 + s λ), a tensor if λ is one. Any b, any metric."""
+    return _is(a, Ridge) and (isinstance(_weight(a), float) or b.metric != "group")
+
+
+def _slope(a: Prox, b: Prox) -> bool:
+    """A linear term moves x. Any b, any metric."""
+    return _is(a, Slope)
+
+
+def _signs(a: Prox, b: Prox) -> bool:
+    """What grows with each size sends entries of the wrong sign to 0, and on the others λ |x| is linear. Any metric."""
+    return (_is(a, (entries.L1,)) or (_is(a, Bounds) and a.cone)) and _is(b, Sizes)
+
+
+def _order(a: Prox, b: Prox) -> bool:
+    """A subgradient of a stays one, since the prox of b keeps the order (Yu 2013). For one step in each slice."""
+    alike = _is(b, Symmetric) and b.dims is not None and _within(a, b) and _within(b, a)
+    return _is(a, Order) and (alike or _even(b) or _is(b, (norms.L2, norms.L2Cubed)))
+
+
+def _order_clipped(a: Prox, b: Prox) -> bool:
+    """The same; clipping does not look at the step. Any metric."""
+    return _is(a, Order) and _is(b, Bounds) and _even(b)
+
+
+def _length(a: Prox, b: Prox) -> bool:
+    """The best direction, the greatest <u, x> - s a(u), does not depend on the length. For one step in each slice."""
+    return (_is(a, Homogeneous) or (a.is_set and a.cone)) and _is(b, Length) and _within(a, b)
+
+
+def _clip(a: Prox, b: Prox) -> bool:
+    """A convex function of one number is least in an interval at the clipped minimiser. Any metric."""
+    return _is(b, Bounds) and a.dims == () and a.convex
+
+
+FIRST: tuple[tuple[Callable[[Prox, Prox], bool], bool], ...] = (  # a before all others; whether in any metric
+    (_ridge, True),
+    (_slope, True),
+    (_signs, True),
+    (_order_clipped, True),
+    (_order, False),
+    (_length, False),
+)
+LAST = _clip  # b after all others, in any metric
+
+
+def _chain(parts: Sequence[Prox]) -> tuple[tuple[Prox, ...], str] | tuple[()]:
+    """The order of application and the metric in which it is exact; () where no rule is known.
+
+    What can be taken off first or last is: the rules of the others do not need it.
+    """
+    if len(parts) == 1:
+        return tuple(parts), parts[0].metric
+    for i, p in enumerate(parts):
+        rest = [*parts[:i], *parts[i + 1 :]]
+        any_metric = next((safe for rule, safe in FIRST if all(rule(p, q) for q in rest)), None)
+        last = any_metric is None and all(LAST(q, p) for q in rest)
+        if any_metric is None and not last:
+            continue
+        if not (found := _chain(rest)):
+            return ()
+        kinds = {found[1], p.metric, *([] if any_metric or last else ["group"])}
+        metric = next(m for m in ("group", "weighted", "element") if m in kinds)
+        if metric == "group" and _is(p, Ridge) and not isinstance(_weight(p), float):
+            return ()
+        return ((*found[0], p) if last else (p, *found[0])), metric
+    return ()
+
+
+def _weight(p: Prox) -> Step:
+    return dict(p._tensors()).get("lam", getattr(_core(p), "lam", 0.0))
+
+
+def _beside(step: Step, lam: Step) -> Step:
+    """s / (1 + s λ), which is 1 / λ for an infinite step."""
+    whole = 1 + times(step, lam)
+    if isinstance(whole, Tensor):
+        return torch.where(whole == math.inf, 1 / torch.as_tensor(lam, dtype=whole.dtype, device=whole.device), step / whole)
+    return 1 / lam if whole == math.inf else step / whole
+
+
+# ── + ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _leaves(p: Prox) -> tuple[Prox, ...]:
+    if isinstance(p, Transposed) and isinstance(_core(p), Sum | Split):
+        return tuple(q.T for q in _leaves(p.inner))
+    return p.parts if isinstance(p, Sum | Split) else (p,)
 
 
 def add(a: Prox, b: Prox) -> Prox:
-    parts = [p for s in (a, b) for p in _parts(s) if not isinstance(p, Unconstrained)]
+    parts = [p for s in (a, b) for p in _leaves(s) if not isinstance(p, entries.Unconstrained)]
     if len(parts) < 2:
         return parts[0] if parts else a
+    rounds: dict[str, Any] = next(({"tol": s.tol, "most": s.most} for s in (a, b) if isinstance(s, Split)), {})
     refused = f"no exact rule is known for {a!r} + {b!r}"
-    if any(p.dims != () or not p.convex or not p.exact for p in parts):
-        odd = next(p for p in parts if p.dims != () or not p.convex or not p.exact)
-        why = "it is no proximal operator" if not odd.exact else "it couples entries" if odd.convex else "it is not convex"
-        raise ValueError(f"{refused}: {odd!r} cannot be summed, as {why}; put one on one factor and the other on the other factor")
-    rest = [p for p in parts if not _bounds(p)]
-    kinds = [type(_core(p)) for p in rest]
-    if len(rest) > 1 and sorted(k.__name__ for k in kinds) != ["L1", "L2Squared"]:
-        known = "bounds or Fixed + one penalty, and L1 + L2Squared, are exact"
-        way = f"write one {kinds[0].__name__} with the summed weight" if len(set(kinds)) < len(kinds) else known
-        raise ValueError(f"{refused}; {way}")
-    _meet([p for p in parts if _bounds(p)], [p for p in rest if isinstance(_core(p), Entropy)])
-    return Sum(tuple(parts))
+    if odd := next((p for p in parts if not p.exact), None):
+        way = "put one on one factor and the other on the other factor"
+        raise ValueError(f"{refused}: {odd!r} cannot be summed, as it is no proximal operator; {way}")
+    parts = _merged(parts)
+    if len(parts) == 1:
+        return parts[0]
+    _meet(parts)
+    if _chain(parts):
+        return Sum(tuple(parts))
+    if odd := next((p for p in parts if not p.convex), None):
+        way = "put one on one factor and the other on the other factor, or take a convex operator instead"
+        raise ValueError(f"{refused}, and no splitting finds the minimum, as {odd!r} is not convex; {way}")
+    return Split(tuple(parts), **rounds)
 
 
-def _meet(bounds: list[Prox], domains: list[Prox]) -> None:
+def _merged(parts: list[Prox]) -> list[Prox]:
+    """Two terms that are one operator of the catalogue."""
+    for i, p in enumerate(parts):
+        for j, q in enumerate(parts):
+            if i != j and (one := _one(p, q)):
+                return _merged([one if k == i else r for k, r in enumerate(parts) if k != j])
+    return parts
+
+
+def _one(p: Prox, q: Prox) -> Prox | None:
+    if isinstance(q, Transposed) and _even(p):
+        return one.T if (one := _one(p, q.inner)) else None
+    match p, q:
+        case entries.NonNegative(), entries.NonNegative() | simplices.Simplex() | simplices.SolidSimplex():
+            return q
+        case (
+            entries.NonNegative(),
+            simplices.CappedSimplex() | simplices.SparseSimplex() | balls.NonNegativeSphere() | balls.Hoyer(),
+        ):
+            return q
+        case entries.NonNegative(), simplices.SumToOne():
+            return simplices.Simplex(q.dim)
+        case entries.NonNegative(), order.Unimodal():
+            return dataclasses.replace(q, nonneg=True)
+        case entries.NonNegative(), balls.Sphere():
+            return balls.NonNegativeSphere(q.dim, q.radius)
+        case entries.Box(lo=float(low), hi=float(cap)), simplices.Simplex() if low == 0 and cap < math.inf:
+            return simplices.CappedSimplex(q.dim, q.total, cap)
+        case entries.L1(), entries.L1():
+            return _heavier(p, q)
+    return None
+
+
+def _heavier(p: entries.L1, q: entries.L1) -> Prox | None:
+    try:
+        return entries.L1(p.lam + q.lam)
+    except RuntimeError:  # tensors of shapes that do not fit together, and are refused with the others
+        return None
+
+
+def _meet(parts: list[Prox]) -> None:
     """Raises ValueError where two parts exclude each other: intervals that do not overlap, a known value outside."""
-    for i, p in enumerate(bounds):
-        for q in bounds[i + 1 :] + domains:
+    single = [p for p in parts if p.dims == () and p.convex and p.exact]
+    for i, p in enumerate(single):
+        for q in single[i + 1 :]:
+            if not (_is(p, Bounds) or _is(q, Bounds)):
+                continue
             try:
                 shape = torch.broadcast_shapes(*(t.shape for _, t in [*p._tensors(), *q._tensors()]), (1, 1))
             except RuntimeError:
