@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from proxfactor.prox import Prox
+from proxfactor.prox.sums import FIRST, LAST, _sparse_sphere
 from proxfactor.prox.table import HEAD, SECTIONS, row, sections
 
 HERE = Path(__file__).parent
@@ -56,12 +57,16 @@ def slice_for(section):
     return 2 * torch.exp(-((t - 0.45) ** 2) / 0.02) + t + 0.25 * noise[:60]
 
 
-def draw(axes, section, p):
-    x = slice_for(section)
+def acted(section, p):
+    """What p makes of the slice; None where it takes no such slice."""
     try:
-        y = p(x, 1.0)
-    except ValueError:
-        return False
+        return p(slice_for(section), 1.0)
+    except (ValueError, IndexError):
+        return None
+
+
+def draw(axes, section, p):
+    x, y = slice_for(section), acted(section, p)
     places = x if section in CURVES else torch.arange(len(x))
     if section in CURVES:
         y = torch.where((y[1:] - y[:-1]).abs() < 0.2, y[1:], torch.nan)  # a jump is no line
@@ -78,7 +83,6 @@ def draw(axes, section, p):
     axes.set_title(repr(p) if len(repr(p)) < 30 else type(p).__name__, fontsize=7)
     axes.set_xticks([])
     axes.set_yticks([])
-    return True
 
 
 def picture(section, kinds):
@@ -89,17 +93,15 @@ def picture(section, kinds):
     matplotlib.rcParams |= {"svg.hashsalt": "proxfactor", "svg.fonttype": "none"}
     import matplotlib.pyplot as plt
 
-    shown = [p for p in map(operator, kinds) if p is not None]
-    if section not in (*CURVES, *BARS, *LINES) or not shown:
+    if section not in (*CURVES, *BARS, *LINES):
         return None
+    shown = [p for p in map(operator, kinds) if p is not None and acted(section, p) is not None]
     across = 6
     down = -(-len(shown) // across)
     figure, grid = plt.subplots(down, across, figsize=(1.7 * across, 1.7 * down), squeeze=False, layout="constrained")
     cells = iter(grid.flat)
     for p in shown:
-        axes = next(cells)
-        if not draw(axes, section, p):
-            axes.axis("off")
+        draw(next(cells), section, p)
     for axes in cells:
         axes.axis("off")
     place = HERE / "operators" / f"{section}.svg"
@@ -133,7 +135,32 @@ def page(pictures):
             lines += [f"![what each does to the same entries](operators/{name}.svg)", ""]
         lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row(kind)) + " |" for kind in kinds]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *adding()]) + "\n"
+
+
+def adding():
+    """What + knows, from the rules themselves."""
+    lines = [
+        "",
+        "## Adding operators",
+        "",
+        "`a + b` is exact where one of these rules holds for the terms; it then applies them one after the other, in the order",
+        "that the rule asks for, however they were written. Its `metric` says in which tensor steps.",
+        "",
+        "| first | then | why | tensor steps |",
+        "|---|---|---|---|",
+    ]
+    for rule, anywhere in (*FIRST, (_sparse_sphere, False), (LAST, True)):
+        what, _, why = " ".join((rule.__doc__ or "").split()).partition(": ")
+        first, _, then = what.partition(", then ")
+        lines.append(f"| {first} | {then} | {why} | {'any' if anywhere else 'constant along dim'} |".replace("|x|", "\\|x\\|"))
+    return [
+        *lines,
+        "",
+        "Some sums are one operator: `nonneg + sum1(dim=0)` is `simplex(dim=0)`. Other convex terms are split (`Split`): each prox",
+        "in turn, to a tolerance, and no certificate; `terms` has the summands. A term that is not convex and has no rule is",
+        "refused, and so are sets that do not meet.",
+    ]
 
 
 def main():

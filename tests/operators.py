@@ -154,7 +154,9 @@ from proxfactor.prox.penalties import (  # noqa: E402
     Cauchy,
     EpsInsensitive,
     Exponential,
+    Fair,
     FermiDirac,
+    Geman,
     Hinge,
     Huber,
     Inverse,
@@ -168,6 +170,7 @@ from proxfactor.prox.penalties import (  # noqa: E402
     Power,
     PseudoHuber,
     SquaredHinge,
+    TruncatedSquare,
 )
 
 CENTERS = tensor([0.5], [-1.0], [2.0])
@@ -290,6 +293,11 @@ ENTRIES = [
     Example(Power(0.6, 4 / 3), *power(0.6, 4 / 3)),
     Example(Power(0.6, 2), *power(0.6, 2)),
     Example(Power(WEIGHTS), summed(lambda y: y.abs() ** 1.5, WEIGHTS)),
+    Example(Power(0.5, 1), *l1(0.5)),
+    Example(Power(0.5, 0.3), summed(lambda y: y.abs() ** 0.3, 0.5)),
+    Example(Power(WEIGHTS, 0.8), summed(lambda y: y.abs() ** 0.8, WEIGHTS)),
+    Example(Fair(0.8, 3.0), summed(lambda y: 3 * y.abs() - (3 * y.abs()).log1p(), 0.8)),
+    Example(Fair(WEIGHTS), summed(lambda y: y.abs() - y.abs().log1p(), WEIGHTS)),
     Example(EpsInsensitive(0.9, 0.3), *tube(0.9, 0.3, 0.0)),
     Example(EpsInsensitive(0.9, 0.3, CENTERS), *tube(0.9, 0.3, CENTERS)),
     Example(Pinball(0.9, 0.2), *pieces(0.9, (0.2, 0), (-0.8, 0))),
@@ -307,6 +315,7 @@ ENTRIES = [
     Example(Poisson(2.0, 0.7), *poisson(2.0, 0.7)),
     Example(Poisson(COUNTS, WEIGHTS[:, 1:2]), *poisson(COUNTS, WEIGHTS[:, 1:2])),
     Example(Inverse(0.7), on(lambda y: y > 0, lambda y: 1 / y, 0.7), lambda y: (0.7 * cp.sum(cp.inv_pos(y)), [])),
+    Example(Inverse(0.7, 0.5), on(lambda y: y > 0, lambda y: y**-0.5, 0.7)),
     Example(FermiDirac(0.6), *fermi(0.6)),
     Example(L0(0.5), summed(lambda y: (y != 0).double(), 0.5)),
     Example(L0(WEIGHTS), summed(lambda y: (y != 0).double(), WEIGHTS)),
@@ -314,6 +323,10 @@ ENTRIES = [
     Example(LTwoThirds(0.5), summed(lambda y: y.abs() ** (2 / 3), 0.5)),
     Example(LTwoThirds(WEIGHTS), summed(lambda y: y.abs() ** (2 / 3), WEIGHTS)),
     Example(CappedL1(0.5, 1.2), summed(lambda y: y.abs().clamp(max=1.2), 0.5)),
+    Example(TruncatedSquare(1.5, 0.8), summed(lambda y: y.abs().clamp(max=0.8) ** 2 / 2, 1.5)),
+    Example(TruncatedSquare(WEIGHTS, 1.5), summed(lambda y: y.abs().clamp(max=1.5) ** 2 / 2, WEIGHTS)),
+    Example(Geman(1.5, 0.3), summed(lambda y: 1 - 0.3 / (y.abs() + 0.3), 1.5)),
+    Example(Geman(WEIGHTS, 2.0), summed(lambda y: y.abs() / (y.abs() + 2), WEIGHTS)),
     Example(LogSum(0.5, 0.3), summed(lambda y: (y.abs() / 0.3).log1p(), 0.5)),
     Example(LogSum(WEIGHTS, 3.0), summed(lambda y: (y.abs() / 3).log1p(), WEIGHTS)),
     Example(ETP(0.5, 2.0), summed(lambda y: torch.expm1(-2 * y.abs()) / math.expm1(-2), 0.5)),
@@ -488,14 +501,14 @@ def hoyer(dim, sparseness, radius=None):
     return g
 
 
-def ice_cream(dim):
+def ice_cream(dim, slope=1.0):
     def g(y):
         t, *rest = y.unbind(dim)
-        return inside(t - sum(w**2 for w in rest) ** 0.5 >= -1e-8 * (1 + t.abs()))
+        return inside(slope * t - sum(w**2 for w in rest) ** 0.5 >= -1e-8 * (1 + t.abs()))
 
     def cvx(y):
         rows = [y[i, :] if dim % 2 else y[:, i] for i in range(y.shape[1 - dim % 2])]
-        return 0, [cp.SOC(r[0], r[1:]) for r in rows]
+        return 0, [cp.SOC(slope * r[0], r[1:]) for r in rows]
 
     return g, cvx
 
@@ -555,6 +568,7 @@ BALLS = [
     Example(Hoyer(0, sparseness=0.6, radius=2.0), hoyer(0, 0.6, 2.0)),
     Example(SecondOrderCone(1), *ice_cream(1)),
     Example(SecondOrderCone(0), *ice_cream(0)),
+    Example(SecondOrderCone(1, slope=0.3), *ice_cream(1, 0.3)),
     Example(RotatedCone(1), *rotated(1)),
     Example(RotatedCone(0), *rotated(0), shape=(4, 3)),
     Example(ExponentialCone(0), *exponential(0)),
@@ -846,6 +860,7 @@ SHAPES += [
 from proxfactor.prox.matrices import (  # noqa: E402
     PSD,
     Birkhoff,
+    Eigen,
     Hankel,
     KyFan,
     LinearSubspace,
@@ -855,6 +870,7 @@ from proxfactor.prox.matrices import (  # noqa: E402
     RankAtMost,
     RankPenalty,
     Schatten,
+    Singular,
     Spectral,
     SpectralBall,
     Stiefel,
@@ -918,6 +934,11 @@ def spanned(dim):
     return lambda y: inside((off @ y.movedim(dim, 0)).abs() <= 1e-8), cvx
 
 
+def eigen(g):
+    """A term of the eigenvalues."""
+    return (lambda y: inside((y - y.mH).abs() <= 1e-9) + g(torch.linalg.eigvalsh((y + y.mH) / 2)),)
+
+
 MATRICES = [
     Example(Nuclear(0.7), schatten(0.7, 1), lambda y: (0.7 * cp.normNuc(y), [])),
     Example(Schatten(0.7), schatten(0.7, 0.5)),
@@ -931,6 +952,18 @@ MATRICES = [
     Example(RankAtMost(2), lambda y: inside(sigma(y)[2:] <= 1e-9)),
     Example(RankPenalty(0.7), lambda y: 0.7 * (sigma(y) > 1e-9).sum().item()),
     Example(LogDet(0.7), *logdet(0.7), shape=(3, 3)),
+    Example(Singular(MCP(0.7)), lambda y: mcp(0.7, 3.0)(sigma(y))),
+    Example(Singular(L1(0.7) + Box(-1, 1)), lambda y: 0.7 * sigma(y).sum().item() + inside(sigma(y) <= 1 + 1e-9), shape=(4, 3)),
+    Example(Singular(Simplex(-1, total=2.0)), lambda y: inside((sigma(y).sum() - 2).abs() <= 1e-8)),
+    Example(Singular(L1Ball(-1, 1.5)), lambda y: inside(sigma(y).sum() <= 1.5 + 1e-8), lambda y: (0, [cp.normNuc(y) <= 1.5])),
+    Example(Eigen(Entropy(0.6)), *eigen(entropy(0.6)[0]), shape=(3, 3)),
+    Example(
+        Eigen(Simplex(-1)),
+        eigen(simplex(-1)[0])[0],
+        lambda y: (0, [y == y.T, y >> 0, cp.trace(y) == 1]),
+        shape=(3, 3),
+    ),
+    Example(Eigen(L0(0.6)), eigen(lambda w: 0.6 * (w.abs() > 1e-9).sum().item())[0], shape=(3, 3)),
     Example(PSD(), psd, lambda y: (0, [y == y.T, y >> 0]), shape=(3, 3)),
     Example(SymmetricMatrix(), lambda y: inside((y - y.mH).abs() <= 1e-9), lambda y: (0, [y == y.T]), shape=(3, 3)),
     Example(Stiefel(), orthonormal),
@@ -974,7 +1007,18 @@ IMAGES = [
 
 # ── built ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-from proxfactor.prox.built import Columns, Composed, Conjugate, Dykstra, Envelope, Rows, Scaled, Translated  # noqa: E402
+from proxfactor.prox.built import (  # noqa: E402
+    Columns,
+    Composed,
+    Conjugate,
+    Distance,
+    Dykstra,
+    Envelope,
+    Minimum,
+    Rows,
+    Scaled,
+    Translated,
+)
 from proxfactor.prox.penalties import L0, MCP, Huber, LogBarrier  # noqa: E402
 from proxfactor.prox.sums import Split  # noqa: E402
 
@@ -1051,6 +1095,21 @@ BUILT = [
         lambda y: (cp.sum_squares(cp.neg(y)), []),
     ),
     Example(Envelope(L0(0.5), mu=0.5), lambda y: y.abs().square().clamp(max=0.5).sum().item()),
+    Example(Distance(NonNegative(), 0.7), summed(lambda y: y.clamp(max=0).abs(), 0.7), lambda y: (0.7 * cp.sum(cp.neg(y)), [])),
+    Example(Distance(Box(LOW, HIGH), 0.7), summed(lambda y: (y - torch.minimum(torch.maximum(y, LOW), HIGH)).abs(), 0.7)),
+    Example(
+        Distance(L2Ball(0, radius=0.9), 0.7),
+        lambda y: 0.7 * ((y.abs() ** 2).sum(0) ** 0.5 - 0.9).clamp(min=0).sum().item(),
+        lambda y: (0.7 * sum(cp.pos(cp.norm(y[:, j], 2) - 0.9) for j in range(y.shape[1])), []),
+    ),
+    Example(Distance(SumToOne(1), 0.7), lambda y: 0.35 * (y.sum(1) - 1).abs().sum().item(), extreme=False),
+    Example(Minimum((Box(-1, 0.3), Box(0.5, 2))), lambda y: min(box(-1, 0.3)[0](y), box(0.5, 2)[0](y)), smooth=False),
+    Example(
+        Minimum((Translated(L1(0.4), by=1.5), "l2squared(0.5)", Translated(Simplex(0), by=OTHER))),
+        lambda y: min(0.4 * (y - 1.5).abs().sum().item(), ridge(0.5)[0](y), moved(simplex(0), OTHER)[0](y)),
+        smooth=False,
+        extreme=False,
+    ),
     Example(Composed(0, L1(0.4), TURN), *of_product(0, TURN, l1(0.4)), extreme=False),
     Example(Composed(1, NonNegative(), SHARES), *of_product(1, SHARES, positive), extreme=False),
     Example(Composed(0, Simplex(0), 2 * TURN), *of_product(0, 2 * TURN, simplex(0)), extreme=False),
@@ -1070,7 +1129,7 @@ BUILT = [
     ),
     Example(Dykstra((Simplex(0), Box(0.1, 0.5))), *added(simplex(0), box(0.1, 0.5)), tol=1e-8, smooth=False, extreme=False),
     Example(Dykstra((L2Ball(1, 1.2), SumToOne(1))), *added(l2_ball(1, 1.2), sums_to_one(1)), tol=1e-8, smooth=False, extreme=False),
-    Example(Dykstra((Isotonic(0), Convex(0))), *added(monotone(0), bent(0)), tol=1e-8, smooth=False, extreme=False),
+    Example(Dykstra((Isotonic(0), SumToOne(0))), *added(monotone(0), sums_to_one(0)), tol=1e-8, smooth=False, extreme=False),
 ]
 
 # ── sums ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1096,6 +1155,11 @@ SUMS = [
         *added(l1(WEIGHTS), along(1, norm_of, 0.5, lambda v: cp.norm(v, 2)), positive),
     ),
     Example(TopK(0, 2) + NonNegative() + L1(WEIGHTS), lambda y: counted(0, 2)(y) + nonneg(y) + l1(WEIGHTS)[0](y)),
+    Example(TopK(1, 2) + Sphere(1, 1.5), lambda y: counted(1, 2)(y) + inside(((y.abs() ** 2).sum(1) - 2.25).abs() <= 1e-8)),
+    Example(
+        TopK(0, 2) + NonNegative() + Sphere(0),
+        lambda y: counted(0, 2)(y) + nonneg(y) + inside(((y.abs() ** 2).sum(0) - 1).abs() <= 1e-8),
+    ),
     Example(Isotonic(0) + Box(-0.2, 0.8), *added(monotone(0), box(-0.2, 0.8))),
     Example(Isotonic(1) + Simplex(1), *added(monotone(1), simplex(1))),
     Example(TotalVariation(1, 0.4) + L1(0.3), *added(change(1, 0.4), l1(0.3))),

@@ -73,7 +73,7 @@ def test_the_ground_floor_imports_torch_numpy_and_the_standard_library_only(file
 
 
 def test_compiled_kernels_are_imported_by_the_functions_that_use_them():
-    for file in FILES:
+    for file in (f for f in FILES if not f.name.endswith("_numba.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         assert not [n for n in tree.body if isinstance(n, ast.ImportFrom) and "_numba" in f"{n.module} {[a.name for a in n.names]}"]
 

@@ -12,15 +12,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operators import EXAMPLES, INF, drawn, tensor
+from operators import EXAMPLES, INF, WEIGHTS, drawn, tensor
 
 from proxfactor.prox import (
+    L1,
     Box,
     Function,
     NonNegative,
+    NonPositive,
     Normalize,
     Prox,
+    Rows,
     Simplex,
+    Translated,
     Transposed,
     Unconstrained,
     as_prox,
@@ -662,3 +666,17 @@ def test_every_listed_operator_is_among_the_examples():
 def test_short_names_are_unique():
     names = [n for k in Prox.catalogue() if k.__module__.startswith("proxfactor") for n in {k.__name__.lower(), k.alias} if n]
     assert len(names) == len(set(names))
+
+
+@every([e for e in ELEMENTWISE if e.op.alike])
+def test_a_large_tensor_is_taken_in_blocks_with_the_same_result(e, monkeypatch):
+    x = drawn(37, 24, 5, dtype=torch.float32)
+    whole = e.op(x, 0.7)
+    monkeypatch.setattr("proxfactor.prox.base._BLOCK", 7)
+    assert torch.allclose(e.op(x, 0.7), whole, rtol=1e-5, atol=1e-7)
+
+
+def test_what_looks_at_the_place_of_a_number_is_not_taken_in_blocks():
+    rows = Rows({0: NonNegative()}, rest=L1(0.5))
+    assert not any(p.alike for p in (rows, rows.T, rows + NonPositive(), Simplex(0), L1(WEIGHTS)))
+    assert all(p.alike for p in (L1(0.5), L1(0.5) + NonNegative(), Translated(L1(0.5), 1.0)))

@@ -397,6 +397,19 @@ def test_a_self_dual_cone_splits_each_point_in_two_orthogonal_parts(op, n):
             assert bool((y[:, 0] - norm(y[:, 1:]) >= -1e-12 * size[:, 0]).all())
 
 
+@pytest.mark.parametrize("slope", [1e-8, 0.3, 1.0, 7.0, 1e8])
+def test_the_polar_of_a_cone_is_that_of_the_inverse_slope(slope):
+    x = drawn(33, 200, 5) * spread(34, 200, 1)
+    x[:, 0] *= spread(35, 200, decades=8)
+    up, down = SecondOrderCone(1, slope)(x), SecondOrderCone(1, 1 / slope)(-x)
+    size = norm(x)[:, None]
+    assert near((up - down) / size, x / size, 1e-12)
+    assert near((up * down).sum(1) / size[:, 0] ** 2, 0.0, 1e-12)
+    assert bool((slope * up[:, 0] - norm(up[:, 1:]) >= -1e-12 * slope * size[:, 0]).all())
+    with pytest.raises(ValueError, match="slope of SecondOrderCone"):
+        SecondOrderCone(1, slope=-slope)
+
+
 def test_what_lies_in_a_cone_stays_and_what_lies_in_its_polar_goes_to_the_apex():
     for op, inside in ((SecondOrderCone(0), [5.0, 3, 4]), (RotatedCone(0), [2.0, 1, 2]), (ExponentialCone(0), [1.0, 1, 3])):
         x = torch.tensor(inside)

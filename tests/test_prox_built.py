@@ -1,6 +1,7 @@
 """Operators made from others: identities, refusals, and plain functions."""
 
 import functools
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ from proxfactor.prox import (
     as_prox,
 )
 from proxfactor.prox.balls import L1Ball, L2Ball, TopK
-from proxfactor.prox.built import Columns, Composed, Conjugate, Dykstra, Envelope, Rows, Scaled, Translated
+from proxfactor.prox.built import Columns, Composed, Conjugate, Distance, Dykstra, Envelope, Minimum, Rows, Scaled, Translated
 from proxfactor.prox.groups import GroupLasso
 from proxfactor.prox.norms import LInf, Max
 from proxfactor.prox.order import Convex, Isotonic
@@ -101,8 +102,12 @@ def test_a_conjugate_without_a_minimiser_says_so_and_one_of_what_is_not_convex_i
         with pytest.raises(ValueError, match="no minimiser"):
             Conjugate(p)(drawn(0, M, N), INF)
     assert torch.allclose(Conjugate(L2Squared(2.0))(drawn(0, M, N), INF), torch.zeros(M, N).double(), atol=1e-9)
-    for p in (TopK(0, 1), Normalize(dim=0)):
-        with pytest.raises(ValueError, match="not convex"):
+    for p, why in (
+        (TopK(0, 1), "not convex"),
+        (Normalize(dim=0), "not exact"),
+        (L1(1) + TotalVariation(1) + Simplex(0), "not exact"),
+    ):
+        with pytest.raises(ValueError, match=why):
             Conjugate(p)
 
 
@@ -367,3 +372,54 @@ def test_as_prox_reads_operators_texts_functions_and_none():
 def test_the_value_of_a_complex_conjugate_sees_the_phase():
     x = torch.complex(drawn(1, M, N), drawn(2, M, N))
     assert Conjugate(L2Ball(1, 0.7)).value(x).item() == pytest.approx(0.7 * x.abs().square().sum(1).sqrt().sum().item())
+
+
+# ── Distance and Minimum ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("step", [0.05, 1.0, 30.0])
+@pytest.mark.parametrize("p", [Simplex(1), L2Ball(0, 2.0), NonNegative(), Dykstra((Simplex(1), Box(0, 0.7)))], ids=repr)
+def test_a_slice_goes_to_the_set_or_towards_it_by_the_step(p, step):
+    x = 3 * drawn(0, M, N)
+    y, near = Distance(p, 0.8)(x, step), p(x)
+    before, after = p.violation(x), p.violation(y)
+    assert torch.allclose(after, (before - 0.8 * step).clamp(min=0), atol=1e-8)
+    assert torch.allclose(p(y), near, atol=1e-8)
+    assert Distance(p, 0.8).value(x).item() == pytest.approx(0.8 * before.sum().item())
+    assert torch.allclose(Distance(p, 0.8)(x, INF), near)
+    assert torch.equal(Distance(p, 0.0)(x, INF), x)
+    assert repr(Prox.parse(repr(Distance(p, 0.8)))) == repr(Distance(p, 0.8))
+
+
+def test_distance_of_the_point_zero_is_the_norm_and_other_terms_are_refused():
+    x = drawn(1, M, N)
+    zero = Conjugate(Unconstrained())
+    assert torch.allclose(Distance(Box(0, 0), 0.4)(x, 0.9), L1(0.4)(x, 0.9))
+    assert torch.allclose(Distance(zero, 0.4)(x, 0.9), L1(0.4)(x, 0.9))
+    for p in (L1(), TopK(0, 1), Normalize(dim=0)):
+        with pytest.raises(ValueError, match="convex set is needed"):
+            Distance(p)
+    with pytest.raises(ValueError, match="lam of Distance is -1"):
+        Distance(NonNegative(), -1)
+
+
+def test_minimum_takes_the_best_of_its_parts():
+    parts = (L1(0.4), Simplex(0), Translated(L2Squared(2.0), by=1.0), NonNegative())
+    p = Minimum(parts)
+    for seed, step in itertools.product(range(20), (0.0, 1e-3, 0.5, 3.0, 1e6, INF)):
+        x = 2 * drawn(seed, M, N)
+        y = p(x, step)
+        found = [q(x, step) for q in parts]
+
+        def cost(z, q, x=x, step=step):
+            away = ((z - x) ** 2).sum().item()
+            g = q.value(z).item()
+            return (g, away) if step == INF else (away if step == 0 else g + away / (2 * step),)
+
+        best = min(cost(z, q) for z, q in zip(found, parts, strict=True))
+        assert any(torch.equal(y, z) and cost(z, q) <= tuple(b + 1e-12 for b in best) for z, q in zip(found, parts, strict=True))
+        assert p.value(x).item() == min(q.value(x).item() for q in parts)
+    assert repr(Prox.parse(repr(p))) == repr(p)
+    assert repr(Minimum("nonneg")) == "Minimum((NonNegative(),))"
+    with pytest.raises(ValueError, match="exact operators are needed"):
+        Minimum((L1(), Normalize(dim=0)))

@@ -19,7 +19,9 @@ from proxfactor.prox.penalties import (
     Cauchy,
     EpsInsensitive,
     Exponential,
+    Fair,
     FermiDirac,
+    Geman,
     Hinge,
     Huber,
     Inverse,
@@ -33,6 +35,7 @@ from proxfactor.prox.penalties import (
     Power,
     PseudoHuber,
     SquaredHinge,
+    TruncatedSquare,
 )
 
 INF = math.inf
@@ -78,6 +81,10 @@ TERMS = [
     (Power(0.6, 2), lambda y: 0.6 * y**2),
     (Power(0.6, 3), lambda y: 0.6 * y.abs() ** 3),
     (Power(0.6, 4), lambda y: 0.6 * y**4),
+    (Power(0.6, 1), lambda y: 0.6 * y.abs()),
+    (Power(0.6, 0.9), lambda y: 0.6 * y.abs() ** 0.9),
+    (Power(0.6, 0.1), lambda y: 0.6 * y.abs() ** 0.1),
+    (Fair(0.6, 2.0), lambda y: 0.6 * (2 * y.abs() - torch.log1p(2 * y.abs()))),
     (EpsInsensitive(0.9, 0.3), lambda y: 0.9 * (y.abs() - 0.3).clamp(min=0)),
     (EpsInsensitive(0.9, 0.3, center=1), lambda y: 0.9 * ((y - 1).abs() - 0.3).clamp(min=0)),
     (Pinball(0.9, 0.2), lambda y: 0.9 * torch.where(y > 0, 0.2 * y, -0.8 * y)),
@@ -90,6 +97,7 @@ TERMS = [
     (LogBarrier(0.7), lambda y: where(y > 0, -0.7 * y.clamp(min=1e-300).log())),
     (Poisson(2.0, 0.7), lambda y: where(y > 0, 0.7 * (y - 2 * y.clamp(min=1e-300).log()))),
     (Poisson(0.0), lambda y: where(y >= 0, y)),
+    (Inverse(0.7, 2.5), lambda y: where(y > 0, 0.7 / y.clamp(min=1e-100) ** 2.5)),
     (Inverse(0.7), lambda y: where(y > 0, 0.7 / y.clamp(min=1e-300))),
     (
         FermiDirac(0.6),
@@ -102,6 +110,10 @@ TERMS = [
     (LHalf(0.5), lambda y: 0.5 * y.abs().sqrt()),
     (LTwoThirds(0.5), lambda y: 0.5 * y.abs() ** (2 / 3)),
     (CappedL1(0.5, 1.2), lambda y: 0.5 * y.abs().clamp(max=1.2)),
+    (TruncatedSquare(1.4, 0.8), lambda y: 0.7 * (y**2).clamp(max=0.64)),
+    (TruncatedSquare(0.1, 3.0), lambda y: 0.05 * (y**2).clamp(max=9)),
+    (Geman(0.5, 0.3), lambda y: 0.5 * y.abs() / (y.abs() + 0.3)),
+    (Geman(20.0, 3.0), lambda y: 20 * y.abs() / (y.abs() + 3)),
     (LogSum(0.5, 0.3), lambda y: 0.5 * torch.log1p(y.abs() / 0.3)),
     (LogSum(2.0, 3.0), lambda y: 2.0 * torch.log1p(y.abs() / 3)),
     (ETP(0.5, 2.0), lambda y: 0.5 * torch.expm1(-2 * y.abs()) / math.expm1(-2)),
@@ -258,6 +270,11 @@ def test_limits_and_relations_between_penalties(x, step, lam):
 
     assert same(Power(lam, 2), L2Squared(2 * lam))
     assert same(Huber(lam, 1e9), L2Squared(lam))
+    assert same(Power(lam, 1), L1(lam))
+    assert same(Power(lam, 0.5), LHalf(lam)) or abs(x.abs().item() - 1.5 * (step * lam) ** (2 / 3)) < 1e-6
+    assert same(Power(lam, 2 / 3), LTwoThirds(lam)) or abs(x.abs().item() - 2 * (2 / 3 * step * lam) ** 0.75) < 1e-6
+    assert same(TruncatedSquare(lam, 1e9), L2Squared(lam))
+    assert same(Fair(lam * 1e10, 1e-5), L2Squared(lam)) or abs(x.item()) > 0.1
     assert same(Huber(lam / 1e-9, 1e-9), L1(lam)) or abs(abs(x.item()) - step * lam) < 1e-6
     assert same(BerHu(lam, 1e9), L1(lam))
     assert same(Pinball(2 * lam, 0.5), L1(lam))
@@ -293,7 +310,21 @@ def test_cel0_is_mcp_in_other_words(c, lam):
 
 
 @pytest.mark.parametrize(
-    "p", [MCP(0.7), SCAD(0.7), MCP(0.7, 0.5), SCAD(0.7, 1.1), LogSum(0.7), CappedL1(0.7), ETP(0.7), L0(0.7), LHalf(0.7)]
+    "p",
+    [
+        MCP(0.7),
+        SCAD(0.7),
+        MCP(0.7, 0.5),
+        SCAD(0.7, 1.1),
+        LogSum(0.7),
+        CappedL1(0.7),
+        ETP(0.7),
+        L0(0.7),
+        LHalf(0.7),
+        TruncatedSquare(0.7),
+        Geman(2.0),
+        Power(0.7, 0.2),
+    ],
 )
 def test_a_shrunk_modulus_rises_with_the_modulus(p):
     x = torch.linspace(0, 20, 20001).double()
@@ -372,9 +403,13 @@ def test_a_weight_is_finite_and_not_negative(kind, lam):
     [
         (lambda: MCP(1, 0), "gamma of MCP is 0; it must be one finite number above 0"),
         (lambda: SCAD(1, 1), "a of SCAD is 1; it must be one finite number above 1"),
-        (lambda: Power(1, 1), "p of Power is 1; .* above 1"),
+        (lambda: Power(1, 0), "p of Power is 0; .* above 0"),
         (lambda: Huber(1, -1), "delta of Huber is -1"),
         (lambda: CappedL1(1, INF), "theta of CappedL1 is inf"),
+        (lambda: TruncatedSquare(1, 0), "kappa of TruncatedSquare is 0"),
+        (lambda: Fair(1, -1), "w of Fair is -1"),
+        (lambda: Geman(1, 0), "gamma of Geman is 0"),
+        (lambda: Inverse(1, 0), "p of Inverse is 0"),
         (lambda: LogSum(1, [1, 2]), r"eps of LogSum is an array of shape \(2,\)"),
         (lambda: Pinball(1, 1.5), r"q of Pinball is 1.5; .* \[0, 1\]"),
         (lambda: Poisson(-1), "y of Poisson is -1; .* at least 0"),
@@ -412,7 +447,26 @@ def test_a_slope_of_zero_has_a_minimiser():
 
 
 @pytest.mark.parametrize(
-    "kind", [Huber, BerHu, Power, Hinge, L0, LHalf, LTwoThirds, MCP, SCAD, LogSum, CappedL1, ETP, Cauchy, PseudoHuber]
+    "kind",
+    [
+        Huber,
+        BerHu,
+        Power,
+        Hinge,
+        L0,
+        LHalf,
+        LTwoThirds,
+        MCP,
+        SCAD,
+        LogSum,
+        CappedL1,
+        ETP,
+        Cauchy,
+        PseudoHuber,
+        TruncatedSquare,
+        Geman,
+        Fair,
+    ],
 )
 def test_no_weight_leaves_x_alone_at_every_step(kind):
     x = 3 * torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(4))

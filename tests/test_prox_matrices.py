@@ -12,10 +12,32 @@ from operators import INF, drawn, tensor
 from scipy.linalg import polar
 from scipy.optimize import linear_sum_assignment
 
-from proxfactor.prox import L1, Prox
+from proxfactor.prox import (
+    L0,
+    L1,
+    L2,
+    Box,
+    Entropy,
+    HalfSpace,
+    Huber,
+    Isotonic,
+    L1Ball,
+    Linear,
+    LInf,
+    LogBarrier,
+    NonNegative,
+    Prox,
+    Simplex,
+    Slope,
+    SumLargestAbs,
+    TopK,
+    TotalVariation,
+    Unconstrained,
+)
 from proxfactor.prox.matrices import (
     PSD,
     Birkhoff,
+    Eigen,
     Hankel,
     KyFan,
     LinearSubspace,
@@ -25,6 +47,7 @@ from proxfactor.prox.matrices import (
     RankAtMost,
     RankPenalty,
     Schatten,
+    Singular,
     Spectral,
     SpectralBall,
     Stiefel,
@@ -117,6 +140,90 @@ def test_a_power_acts_on_the_singular_values(p):
         assert torch.allclose(torch.linalg.svdvals(y)[:5], scalar(s, 0.9), atol=1e-9)
         assert Schatten(0.8, p).value(x).item() == pytest.approx(0.8 * (s**p).sum().item())
     assert Schatten(0.8, p).convex == (p >= 1)
+
+
+@pytest.mark.parametrize(
+    ("op", "inner"),
+    [
+        (Nuclear(0.7), L1(0.7)),
+        (Schatten(0.7), LHalf(0.7)),
+        (Schatten(0.7, 0.3), Power(0.7, 0.3)),
+        (KyFan(2, 0.7), SumLargestAbs(-1, 2, 0.7)),
+        (Spectral(0.7), LInf(-1, 0.7)),
+        (SpectralBall(1.5), Box(-1.5, 1.5)),
+        (NuclearBall(2.5), L1Ball(-1, 2.5)),
+        (RankAtMost(2), TopK(-1, 2)),
+        (RankPenalty(0.7), L0(0.7)),
+    ],
+    ids=str,
+)
+def test_a_term_of_the_singular_values_is_the_operator_that_has_a_name(op, inner):
+    p = Singular(inner)
+    assert (p.convex, p.is_set, p.cone) == (op.convex, op.is_set, op.cone)
+    assert repr(Prox.parse(repr(p))) == repr(p)
+    for complex_ in (False, True):
+        x = made(tensor(5.0, 2.0, 1.0, 0.4, 0.0), shape=(7, 6), complex_=complex_)
+        for step in (0.0, 0.8, INF, 0.8 * torch.ones(1, 1)):
+            assert torch.allclose(p(x, step), op(x, step), atol=1e-9)
+        assert p.value(op(x)).item() == pytest.approx(op.value(op(x)).item())
+        assert p.value(x).item() == pytest.approx(op.value(x).item())
+
+
+def test_a_term_of_the_eigenvalues_is_the_operator_that_has_a_name():
+    x = drawn(3, 2, 5, 5)
+    for inner, op in ((LogBarrier(0.7), LogDet(0.7)), (NonNegative(), PSD()), (Unconstrained(), SymmetricMatrix())):
+        p = Eigen(inner)
+        assert (p.convex, p.is_set, p.cone, p.attained) == (op.convex, op.is_set, op.cone, op.attained)
+        assert torch.allclose(p(x, 0.8), op(x, 0.8), atol=1e-9)
+        assert p.value(op(x)).item() == pytest.approx(op.value(op(x)).item())
+        assert p.value(x) == op.value(x) == INF
+
+
+@both()
+def test_the_spectrahedron_meets_its_optimality_conditions(dtype):
+    x, p = drawn(4, 30, 30, dtype=dtype), Eigen(Simplex(-1))
+    y = p(x)
+    residual = (x + x.mT) / 2 - y
+    assert p.value(y) == 0
+    assert y.trace().item() == pytest.approx(1, abs=TIGHT[dtype])
+    top = torch.linalg.eigvalsh(residual)[-1]  # the best of all density matrices in the direction of what is left
+    assert top - (residual * y).sum() <= 30 * TIGHT[dtype]
+    w = torch.linalg.eigvalsh(Eigen(Entropy(0.5))(x, 0.3))
+    assert torch.allclose(w, Entropy(0.5)(torch.linalg.eigvalsh((x + x.mT) / 2), 0.3), atol=TIGHT[dtype])
+
+
+def test_a_term_of_singular_values_that_is_not_even_is_not_called_convex():
+    assert not Singular(Simplex(-1)).convex
+    assert Singular(Huber(0.5) + Box(-1, 1)).convex
+    assert Eigen(Simplex(-1)).convex
+    x = drawn(6, 4, 3)
+    assert torch.linalg.svdvals(Singular(Simplex(-1))(x)).sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("kind", [Singular, Eigen])
+def test_what_is_not_the_same_for_every_order_of_the_values_is_refused(kind):
+    for inner in (
+        L1(tensor(1.0, 2.0, 3.0)),
+        Isotonic(-1),
+        TotalVariation(-1),
+        Slope(-1, (3.0, 2.0, 1.0)),
+        HalfSpace(-1, tensor(1.0, 2.0)),
+    ):
+        with pytest.raises(ValueError, match="every order of the values"):
+            kind(inner)
+    for inner in (Simplex(0), Simplex(1), L2(0.5)):
+        with pytest.raises(ValueError, match="along dim=-1 is needed"):
+            kind(inner)
+    with pytest.raises(TypeError, match="an operator is needed"):
+        kind(3)
+
+
+def test_singular_values_stay_above_zero():
+    with pytest.raises(ValueError, match=r"makes values negative; add NonNegative\(\)"):
+        Singular(Linear(1.0))
+    assert torch.allclose(Singular(Linear(1.0) + NonNegative())(torch.eye(2), 0.3), 0.7 * torch.eye(2))
+    with pytest.raises(ValueError, match="square"):
+        Eigen(L1())(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("op", [Schatten(0.9), Schatten(0.9, 2 / 3), RankPenalty(0.9)], ids=repr)
@@ -441,7 +548,7 @@ def test_the_slope_of_a_plan_is_that_of_its_support():
         (lambda: RankAtMost(0), ValueError, "rank of RankAtMost is 0; it must be at least 1"),
         (lambda: RankAtMost(1.5), TypeError, "rank of RankAtMost is 1.5; a whole number"),
         (lambda: KyFan(True), TypeError, "k of KyFan is True"),
-        (lambda: Schatten(1.0, 0.3), ValueError, "p"),
+        (lambda: Schatten(1.0, 0), ValueError, "p of Schatten is 0; it must be above 0"),
         (lambda: PSD().check((3, 4), "W"), ValueError, r"PSD\(\) acts on square matrices, W has shape \(3, 4\)"),
         (lambda: Birkhoff()(torch.ones(2, 3)), ValueError, r"square matrices, x has shape \(2, 3\)"),
         (lambda: LogDet().value(torch.ones(2, 3)), ValueError, "square"),

@@ -46,6 +46,41 @@ def slack(dtype, x, s):
     return 50 * torch.finfo(dtype).eps * (1 + x.double().abs().amax(1, keepdim=True) / s.double())
 
 
+# ── one step for each slice takes the simplex, and agrees with the general way, which sorts ───────────────────────────────
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (6, 7), (2, 1000), (440, 300)])
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("kind", [LInf, Max])
+def test_equal_steps_lead_where_a_tensor_of_them_leads(kind, dim, shape):
+    signs, ties = drawn(1, *shape), drawn(2, *shape).round()
+    cases = [signs, ties, signs + 1e4, 1e-200 * signs, 1e200 * signs, 0 * signs, 1 + 0 * signs]
+    for x in cases[: 2 if signs.numel() > 1e5 else None]:
+        size = max(x.abs().max().item(), 1e-300)
+        per_slice = size * uniform(4, *(1 if d == dim else n for d, n in enumerate(shape)))
+        for step in (0.0, 1e-3 * size, 0.3 * size, shape[dim] * size, per_slice, *([INF] if kind is LInf else [])):
+            for lam in (0.0, 1.0, 2.5):
+                op, laid = kind(dim, lam), torch.as_tensor(step, dtype=x.dtype).expand(shape).clone()
+                torch.testing.assert_close(op(x, step), op(x, laid), rtol=1e-12, atol=1e-12 * size)
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (700, 300)])
+def test_a_low_peak_keeps_phases_offsets_and_gradients(shape):
+    x, w = drawn(1, *shape).requires_grad_(), drawn(2, *shape)
+    for op, step in ((LInf(1), 3.0), (LInf(1), 1 + 5 * uniform(3, shape[0], 1)), (LInf(0), 1e5), (Max(1), 3.0), (Max(0), 0.2)):
+        y, laid = op(x, step), op(x, torch.as_tensor(step, dtype=x.dtype).expand(shape).clone())
+        ours, theirs = (torch.autograd.grad((z * w).sum(), x)[0] for z in (y, laid))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    zero = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(torch.autograd.grad((LInf(1)(zero, 1.0) * w).sum(), zero)[0], torch.zeros_like(zero))
+    phase = torch.polar(torch.ones_like(w), 3 * w)
+    torch.testing.assert_close(LInf(1)(x.detach().abs() * phase, 3.0), LInf(1)(x.detach().abs(), 3.0) * phase)
+    high = (1e4 + x.detach()).float()
+    torch.testing.assert_close(Max(1)(high, 2.0).double(), Max(1)(high.double(), 2.0), rtol=0, atol=1e-3)
+    assert LInf(1)(1e34 * high, 3e38).isfinite().all()
+    assert LInf(1)(x.detach().float(), 3e38).eq(0).all()
+
+
 # ── optimality at a thousand entries ──────────────────────────────────────────────────────────────────────────────────
 
 

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxfactor.prox import simplices
-from proxfactor.prox._simplices_numba import project
+from proxfactor.prox import TopK, simplices
+from proxfactor.prox._simplices_numba import project, project_weighted
+from proxfactor.prox.base import relative
 from proxfactor.prox.simplices import (
     Affine,
     CappedSimplex,
@@ -359,6 +360,85 @@ def test_the_gradient_of_the_total_passes_the_kernel():
     ours = torch.autograd.grad((project_simplex(x, x.new_ones(1), total) * weight).sum(), total)[0]
     theirs = torch.autograd.grad((twin(x, total) * weight).sum(), total)[0]
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(20000, 8), (500, 300), (2, 70000)])
+def test_the_kernel_of_top_k_keeps_the_same_entries(shape, dtype, monkeypatch):
+    x, middle = drawn(11, *shape, dtype=dtype), torch.arange(shape[1], dtype=dtype) - shape[1] / 2
+    odd = torch.where(x > 2, -INF, torch.where(x > 1.9, math.nan, x))
+    cases = [x, x.round(), 0 * x, x.sort(-1).values, x - 1e4, odd, -middle.abs() + 0 * x, middle.abs() + 0 * x]
+    tried = [(y, TopK(dim, k)) for y in cases for k in (1, 4, shape[1] // 2, shape[1], shape[1] + 3) for dim in (0, 1)]
+    ours = [op(y) for y, op in tried]
+    monkeypatch.setattr(simplices, "_LARGE", INF)
+    for (y, op), one in zip(tried, ours, strict=True):
+        torch.testing.assert_close(one, op(y), rtol=0, atol=0, equal_nan=True)
+
+
+STEPS = {
+    "equal": lambda u: torch.ones_like(u),
+    "1e4": lambda u: 10 ** (4 * u),
+    "1e8": lambda u: 10 ** (8 * u),
+    "three levels": lambda u: torch.where(u < 0.3, 0.0, torch.where(u < 0.4, INF, 10 ** (8 * u))),
+    "some free": lambda u: torch.where(u < 0.1, INF, 1.0),
+    "some fixed": lambda u: torch.where(u < 0.5, 0.0, u),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 1), (70, 2), (65, 8), (5, 300), (2, 5000)])
+@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("case", CASES)
+def test_the_weighted_kernel_agrees_with_the_torch_form(case, kind, shape, dtype):
+    x = CASES[case](drawn(1, *shape, dtype=dtype))
+    s = relative(x, STEPS[kind](torch.rand(shape, generator=torch.Generator().manual_seed(3)).double()).to(dtype), 1)
+    for total in (1.0, 30.0, (1 + drawn(2, shape[0], 1).abs()).to(dtype), torch.zeros(shape[0], 1, dtype=dtype)):
+        exact = twin(x.double(), total.double() if isinstance(total, torch.Tensor) else total, s.double())
+        y = project_weighted(x, s, total)
+        assert y.dtype == dtype
+        atol = (1e-11 if dtype == torch.float64 else 1e-6) * 30
+        lost = x.isinf().all(1, keepdim=True)
+        torch.testing.assert_close(
+            y.double().where(~lost, math.nan), exact.where(~lost, math.nan), rtol=1e-6, atol=atol, equal_nan=True
+        )
+        sums = y.double().sum(-1, keepdim=True)
+        whole = torch.where(lost, sums, torch.as_tensor(total, dtype=torch.float64))
+        torch.testing.assert_close(sums, whole, rtol=1e-12 if dtype == torch.float64 else 1e-6, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_large_tensors_with_tensor_steps_use_the_kernel_with_the_same_result_and_gradient(dim, monkeypatch):
+    x, weight = drawn(7, 700, 300).requires_grad_(), drawn(8, 700, 300)
+    raw = 10 ** (4 * torch.rand(700, 300, generator=torch.Generator().manual_seed(3)).double())
+    levels = torch.where(raw < 2, 0.0, torch.where(raw > 9000, INF, raw))
+    total = (1 + drawn(9, 700, 1).abs()).requires_grad_()
+
+    def results():
+        for op in (Simplex(dim), SolidSimplex(dim)):
+            for step in (raw, 1e30 * raw, levels, raw[:1], raw[:, :1]):
+                y = op(x, step)
+                yield from (y, torch.autograd.grad((y * weight).sum(), x)[0])
+        yield from torch.autograd.grad((project_simplex(x, raw, total) * weight).sum(), (x, total))
+        wide = raw.clone().requires_grad_()  # a gradient of the steps: the torch form
+        yield torch.autograd.grad((Simplex(dim)(x, wide) * weight).sum(), wide)[0]
+
+    ours = list(results())
+    monkeypatch.setattr(simplices, "_LARGE", INF)
+    for one, other in zip(ours, results(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_the_weighted_kernel_keeps_nan_in_its_slice_and_ends_whatever_it_is_given():
+    x, s = drawn(6, 64, 100), 10 ** (40 * torch.rand(64, 100, generator=torch.Generator().manual_seed(3)).double() - 40)
+    x[1, 2], x[3], x[5, 0], x[7], x[9, ::2] = math.nan, math.nan, INF, -INF, -INF
+    x[11], x[13], x[15, :50], x[17] = 1e300, -1e300, 1e300, 1e300 * x[17]
+    for z, dtype in ((x, torch.float64), (x.clamp(-1e38, 1e38).where(x.isfinite(), x), torch.float32)):
+        y = project_weighted(z.to(dtype), s.to(dtype).clamp(min=torch.finfo(dtype).tiny), 1.0)
+        odd = torch.zeros(64, dtype=torch.bool)
+        odd[[1, 3, 5, 7]] = True
+        assert y[odd].isnan().all()
+        torch.testing.assert_close(y[~odd].sum(1), torch.ones(60, dtype=dtype))
+        assert bool((y[~odd] >= 0).all())
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -279,6 +279,26 @@ def test_split_takes_convex_operators_and_rounds():
         Split(L1(1) + Simplex(0), most=0)
 
 
+@pytest.mark.parametrize("nonneg", [False, True])
+def test_the_sparse_points_of_a_sphere_are_the_best_of_all_supports(nonneg):
+    sphere, n, k = (NonNegativeSphere if nonneg else Sphere)(1, 2.0), 6, 3
+    p = TopK(1, k) + NonNegative() + Sphere(1, 2.0) if nonneg else Sphere(1, 2.0) + TopK(1, k)
+    assert isinstance(p, Sum)
+    assert (p.metric, p.is_set, p.convex) == ("group", True, False)
+    x = torch.cat([drawn(5, 40, n), -drawn(6, 20, n).abs(), torch.zeros(1, n), drawn(7, 20, n).round(), 1e200 * drawn(8, 5, n)])
+    y = p(x)
+    assert ((y != 0).sum(1) <= k).all()
+    assert p.value(y) == 0
+    size = x.abs().amax(1).clamp(min=1)
+    for support in itertools.combinations(range(n), k):
+        z = torch.zeros_like(x)
+        z[:, support] = sphere(x[:, support])
+        assert ((x / size[:, None] * (y - z)).sum(1) >= -1e-12).all()  # of one length, the nearest has the largest product
+    assert torch.equal(p.T(x.mT), y.mT)
+    with pytest.raises(ValueError, match="not convex"):
+        TopK(0, 2) + Sphere(1)
+
+
 # ── refused ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

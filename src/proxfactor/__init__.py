@@ -13,16 +13,17 @@ __version__ = "0.1.0"
 _HOME = {
     "prox": """
         Affine BerHu Binary Birkhoff Box CappedL1 CappedSimplex Cauchy CenterOn Codebook Columns Composed Concave
-        Conjugate Convex Dykstra ETP ElasticNetBall Entropy Envelope EpsInsensitive ExclusiveLasso Exponential
-        ExponentialCone FermiDirac Fixed GroupL0 GroupL1Ball GroupLHalf GroupLasso GroupMCP GroupSCAD GroupTopK
-        HalfSpace Hankel Hinge Hoyer Huber Hyperplane Integers Inverse Isotonic KSupport KyFan L0 L1 L1Ball L1L2Ball
-        L1MinusL2 L1Sphere L2 L2Ball L2Cubed L2Squared LHalf LInf LInfBall LTwoThirds Linear LinearSubspace LogBarrier
-        LogDet LogSum Logistic MCP Max MirrorSymmetric NofM NonNegative NonNegativeSphere NonPositive Normalize
-        Nuclear NuclearBall OutsideBall OverlappingGroups PSD Pinball Poisson Power Prox PseudoHuber QuadraticForm
-        RadialMonotone Range RankAtMost RankPenalty RotatedCone Rows SCAD Scaled Schatten SecondOrderCone Simplex Slab
-        Slope Smooth SolidSimplex SparseSimplex Spectral SpectralBall Sphere Split SquaredHinge Stiefel SumLargest
-        SumLargestAbs SumToOne SymmetricMatrix Toeplitz TopK TotalVariation TotalVariationImage Translated
-        TransportPolytope Transposed TreeGroups TrendFilter Unconstrained Unimodal as_prox
+        Conjugate Convex Distance Dykstra ETP Eigen ElasticNetBall Entropy Envelope EpsInsensitive ExclusiveLasso
+        Exponential ExponentialCone Fair FermiDirac Fixed Geman GroupL0 GroupL1Ball GroupLHalf GroupLasso GroupMCP
+        GroupSCAD GroupTopK HalfSpace Hankel Hinge Hoyer Huber Hyperplane Integers Inverse Isotonic KSupport KyFan L0
+        L1 L1Ball L1L2Ball L1MinusL2 L1Sphere L2 L2Ball L2Cubed L2Squared LHalf LInf LInfBall LTwoThirds Linear
+        LinearSubspace LogBarrier LogDet LogSum Logistic MCP Max Minimum MirrorSymmetric NofM NonNegative
+        NonNegativeSphere NonPositive Normalize Nuclear NuclearBall OutsideBall OverlappingGroups PSD Pinball Poisson
+        Power Prox PseudoHuber QuadraticForm RadialMonotone Range RankAtMost RankPenalty RotatedCone Rows SCAD Scaled
+        Schatten SecondOrderCone Simplex Singular Slab Slope Smooth SolidSimplex SparseSimplex Spectral SpectralBall
+        Sphere Split SquaredHinge Stiefel SumLargest SumLargestAbs SumToOne SymmetricMatrix Toeplitz TopK
+        TotalVariation TotalVariationImage Translated TransportPolytope Transposed TreeGroups TrendFilter
+        TruncatedSquare Unconstrained Unimodal as_prox
     """,
     "losses": "KL Frobenius Loss as_loss",
     "comm": "Comm Group",

@@ -46,7 +46,9 @@ from .prox import Composed as Composed
 from .prox import Concave as Concave
 from .prox import Conjugate as Conjugate
 from .prox import Convex as Convex
+from .prox import Distance as Distance
 from .prox import Dykstra as Dykstra
+from .prox import Eigen as Eigen
 from .prox import ElasticNetBall as ElasticNetBall
 from .prox import Entropy as Entropy
 from .prox import Envelope as Envelope
@@ -54,8 +56,10 @@ from .prox import EpsInsensitive as EpsInsensitive
 from .prox import ExclusiveLasso as ExclusiveLasso
 from .prox import Exponential as Exponential
 from .prox import ExponentialCone as ExponentialCone
+from .prox import Fair as Fair
 from .prox import FermiDirac as FermiDirac
 from .prox import Fixed as Fixed
+from .prox import Geman as Geman
 from .prox import GroupL0 as GroupL0
 from .prox import GroupL1Ball as GroupL1Ball
 from .prox import GroupLasso as GroupLasso
@@ -92,6 +96,7 @@ from .prox import Logistic as Logistic
 from .prox import LogSum as LogSum
 from .prox import LTwoThirds as LTwoThirds
 from .prox import Max as Max
+from .prox import Minimum as Minimum
 from .prox import MirrorSymmetric as MirrorSymmetric
 from .prox import NofM as NofM
 from .prox import NonNegative as NonNegative
@@ -118,6 +123,7 @@ from .prox import Scaled as Scaled
 from .prox import Schatten as Schatten
 from .prox import SecondOrderCone as SecondOrderCone
 from .prox import Simplex as Simplex
+from .prox import Singular as Singular
 from .prox import Slab as Slab
 from .prox import Slope as Slope
 from .prox import Smooth as Smooth
@@ -142,6 +148,7 @@ from .prox import TransportPolytope as TransportPolytope
 from .prox import Transposed as Transposed
 from .prox import TreeGroups as TreeGroups
 from .prox import TrendFilter as TrendFilter
+from .prox import TruncatedSquare as TruncatedSquare
 from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox

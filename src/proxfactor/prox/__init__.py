@@ -35,13 +35,27 @@ from .balls import (
     TopK,
 )
 from .base import Index, Prox, Step, as_prox, group_metric
-from .built import Columns, Composed, Conjugate, Dykstra, Envelope, Function, Rows, Scaled, Translated, Transposed
+from .built import (
+    Columns,
+    Composed,
+    Conjugate,
+    Distance,
+    Dykstra,
+    Envelope,
+    Function,
+    Minimum,
+    Rows,
+    Scaled,
+    Translated,
+    Transposed,
+)
 from .entries import L1, Binary, Box, Codebook, Entropy, Fixed, Integers, L2Squared, Linear, NonNegative, NonPositive, Unconstrained
 from .groups import ExclusiveLasso, GroupL0, GroupLasso, GroupLHalf, GroupMCP, GroupSCAD, OverlappingGroups, TreeGroups
 from .images import CenterOn, MirrorSymmetric, RadialMonotone
 from .matrices import (
     PSD,
     Birkhoff,
+    Eigen,
     Hankel,
     KyFan,
     LinearSubspace,
@@ -51,6 +65,7 @@ from .matrices import (
     RankAtMost,
     RankPenalty,
     Schatten,
+    Singular,
     Spectral,
     SpectralBall,
     Stiefel,
@@ -70,7 +85,9 @@ from .penalties import (
     Cauchy,
     EpsInsensitive,
     Exponential,
+    Fair,
     FermiDirac,
+    Geman,
     Hinge,
     Huber,
     Inverse,
@@ -84,6 +101,7 @@ from .penalties import (
     Power,
     PseudoHuber,
     SquaredHinge,
+    TruncatedSquare,
 )
 from .simplices import Affine, CappedSimplex, HalfSpace, Hyperplane, Normalize, Simplex, Slab, SolidSimplex, SparseSimplex, SumToOne
 from .sums import Split, Sum
@@ -112,7 +130,9 @@ __all__ = [
     "Concave",
     "Conjugate",
     "Convex",
+    "Distance",
     "Dykstra",
+    "Eigen",
     "ElasticNetBall",
     "Entropy",
     "Envelope",
@@ -120,9 +140,11 @@ __all__ = [
     "ExclusiveLasso",
     "Exponential",
     "ExponentialCone",
+    "Fair",
     "FermiDirac",
     "Fixed",
     "Function",
+    "Geman",
     "GroupL0",
     "GroupL1Ball",
     "GroupLHalf",
@@ -160,6 +182,7 @@ __all__ = [
     "LogSum",
     "Logistic",
     "Max",
+    "Minimum",
     "MirrorSymmetric",
     "NofM",
     "NonNegative",
@@ -186,6 +209,7 @@ __all__ = [
     "Schatten",
     "SecondOrderCone",
     "Simplex",
+    "Singular",
     "Slab",
     "Slope",
     "Smooth",
@@ -212,6 +236,7 @@ __all__ = [
     "Transposed",
     "TreeGroups",
     "TrendFilter",
+    "TruncatedSquare",
     "Unconstrained",
     "Unimodal",
     "as_prox",

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
 
-import numba
 import numpy as np
 
-
-def in_threads(kernel: Callable[..., None], threads: int, *arrays: Any, **options: Any) -> None:
-    """kernel on blocks of rows, a thread each; it lets go of Python's lock. (No threading layer: that one forbids forks.)"""
-    rows = len(arrays[0])
-    threads = min(threads, rows)
-    if threads <= 1:
-        kernel(*arrays, *options.values())
-        return
-    parts = [slice(i * rows // threads, (i + 1) * rows // threads) for i in range(threads)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: kernel(*(a[part] for a in arrays), *options.values()), parts))
+from ._numba import kernel
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _pool(y, w, mean, mass, end):
     """The levels of the non-decreasing fit of one slice, their masses and their ends; returns the place of the last one."""
     top = -1
@@ -38,7 +25,7 @@ def _pool(y, w, mean, mass, end):
     return top
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _largest(y):
     """The largest modulus; infinite where an entry is not finite."""
     most = 0.0
@@ -49,7 +36,7 @@ def _largest(y):
     return most
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _write(fit, mean, end, top):
     i = 0
     for b in range(top + 1):
@@ -58,7 +45,7 @@ def _write(fit, mean, end, top):
             i += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel()
 def _errors(y, w, scale, nonneg, mean, mass, error, total, out):
     """out[i]: the squared error of the non-decreasing fit of the first i entries, clipped at 0 with nonneg. (Stout 2008.)"""
     top = -1
@@ -84,7 +71,7 @@ def isotonic_rows(real: str) -> Callable[..., None]:
 
     fit: the non-decreasing weighted least-squares fit of each row.
     """
-    return numba.njit(f"void({real}[:, :], float64[:, :], {real}[:, :])", nogil=True, cache=True)(_isotonic_rows)
+    return kernel(f"void({real}[:, :], float64[:, :], {real}[:, :])")(_isotonic_rows)
 
 
 def _isotonic_rows(y, w, fit):
@@ -100,7 +87,7 @@ def _isotonic_rows(y, w, fit):
 @cache
 def unimodal_rows(real: str) -> Callable[..., None]:
     """fit: the best rise followed by a fall in each row, before it is clipped at 0."""
-    return numba.njit(f"void({real}[:, :], float64[:, :], {real}[:, :], boolean)", nogil=True, cache=True)(_unimodal_rows)
+    return kernel(f"void({real}[:, :], float64[:, :], {real}[:, :], boolean)")(_unimodal_rows)
 
 
 def _unimodal_rows(y, w, fit, nonneg):

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from itertools import pairwise
+from functools import partial
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from ._numba import kernel, share
 
 _LANES = 64  # slices side by side, where they are short
 _SHORT, _LONG = 64, 4000  # up to these, rows and columns go so
 
 
-def _kernel(fastmath: bool | set[str] = False) -> Callable:
-    def made(f: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)(f)
-        except RuntimeError:  # nowhere to keep the compiled form
-            return numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)(f)
-
-    return made
-
-
-@_kernel()
+@kernel()
 def _largest(v):
     """Of eight parts side by side, as one comparison after the other would wait for the one before. A NaN may be passed over."""
     a = b = c = d = e = f = g = h = v[0]
@@ -44,7 +33,7 @@ def _largest(v):
     return max(max(max(a, b), max(c, d)), max(max(e, f), max(g, h)))
 
 
-@_kernel(fastmath={"reassoc"})
+@kernel(fastmath={"reassoc"})
 def _sum(v, most):
     total = 0.0
     for j in range(v.size):
@@ -52,7 +41,7 @@ def _sum(v, most):
     return total
 
 
-@_kernel(fastmath={"reassoc"})
+@kernel(fastmath={"reassoc"})
 def _sum_above(v, most, low):
     total, count = 0.0, 0.0
     for j in range(v.size):
@@ -62,7 +51,7 @@ def _sum_above(v, most, low):
     return total, count
 
 
-@_kernel()
+@kernel()
 def _compress(v, most, low, kept):
     """What of v - most is not below low, in kept, which may be v itself."""
     n = 0
@@ -73,7 +62,7 @@ def _compress(v, most, low, kept):
     return n
 
 
-@_kernel()
+@kernel()
 def _level(v, most, total, kept, bar):
     """θ - most, with Σ max(v - θ, 0) = total: Newton from below (Michelot 1986) on what can still be above θ.
 
@@ -102,7 +91,7 @@ def _level(v, most, total, kept, bar):
     return level
 
 
-@_kernel()
+@kernel()
 def _rows(x, totals, y, first, last):
     """The rows first to last of x, into y."""
     kept, bar = np.empty(x.shape[1] + 1, x.dtype), np.empty(1, x.dtype)
@@ -115,7 +104,67 @@ def _rows(x, totals, y, first, last):
             out[j] = 0.0 if d < 0 else d
 
 
-@_kernel()
+@kernel(fastmath={"reassoc"})
+def _over(z, w):
+    """What z is beyond 0 in all, and the sum of the steps."""
+    total, room = 0.0, 0.0
+    for j in range(z.size):
+        total += z[j]
+        room += w[j]
+    return total, room
+
+
+@kernel(fastmath={"reassoc"})
+def _ratios(v, steps, total, least, z, w):
+    """w = steps over the largest of them, no less than ``least``, and z = (v - total) / w. True if v holds a NaN."""
+    most, odd = np.float64(_largest(steps)), 0
+    for j in range(v.size):
+        s = steps[j] / most
+        w[j] = s if s > least else least
+        z[j] = (v[j] - total) / w[j]
+        odd += v[j] != v[j]
+    return odd > 0
+
+
+@kernel()
+def _weighted_rows(x, s, totals, least, y, first, last):
+    """The rows first to last of max(x - θ s, 0), into y, θ such that the sum is total: Newton from below.
+
+    Each part gives a lower bound of θ: at first the best single entry, then all that is still above θ s. Each round halves
+    what the sum is over the total, or the steps that are held (Dinkelbach 1967): few rounds as a rule, hundreds at most.
+    """
+    n = x.shape[1]
+    z, w, at = np.empty(n + 1), np.empty(n + 1), np.empty(n + 1, np.int32)
+    for r in range(first, last):
+        v, out, total = x[r], y[r], totals[min(r, totals.size - 1)]
+        odd = _ratios(v, s[min(r, s.shape[0] - 1)], total, least, z, w)
+        low = _largest(z[:n])
+        j = 0
+        while j < n - 1 and z[j] != low:
+            j += 1
+        if odd or not np.isfinite(v[j]):
+            out[:] = np.nan
+            continue
+        low, top, held = z[j], j, 0
+        for j in range(n):  # a shift by the first bound costs no digits, at any offset
+            d = min(v[j] - low * w[j], total) if j != top else total
+            z[held], w[held], at[held] = d, w[j], j
+            held += d >= 0
+        again = 0
+        while again < 2:  # the second time for what rounding left of the sum
+            over, room = _over(z[:held], w[:held])
+            level = (over - total) / room
+            was, held = held, 0
+            for j in range(was):
+                z[held], w[held], at[held] = z[j] - level * w[j], w[j], at[j]
+                held += z[held] >= 0
+            again = again + 1 if held == was else 0
+        out[:] = 0
+        for j in range(held):
+            out[at[j]] = z[j]
+
+
+@kernel()
 def _side_by_side(block, total, work, wide):
     """The same for the columns of block (n, _LANES), in place."""
     n = block.shape[0]
@@ -171,7 +220,7 @@ def _side_by_side(block, total, work, wide):
             block[j, l] = 0.0 if d < 0 else d
 
 
-@_kernel()
+@kernel()
 def _short_rows(x, totals, y, first, last):
     """The rows first to last of x, into y: for short rows, ``_LANES`` of them at a time."""
     n = x.shape[1]
@@ -189,7 +238,7 @@ def _short_rows(x, totals, y, first, last):
                 y[start + l, j] = block[j, l]
 
 
-@_kernel()
+@kernel()
 def _columns(x, totals, y, first, last):
     """Along the middle dim of x (a, n, b): the blocks first to last of columns, ``_LANES`` of them at a time."""
     n, b = x.shape[1:]
@@ -214,31 +263,32 @@ def _columns(x, totals, y, first, last):
 
 def project(x: Tensor, total: float | Tensor) -> Tensor:
     """``project_simplex`` with equal steps, for a float32 or float64 tensor on the CPU; gradients are the caller's."""
-    x, n = x.detach(), x.shape[-1]
-    totals = torch.as_tensor(total, dtype=torch.float64).detach()
-    totals = totals.expand(*x.shape[:-1], 1).reshape(-1) if totals.numel() > 1 else totals.reshape(1)
+    x, totals, n = x.detach(), _totals(x, total), x.shape[-1]
     place = next((d for d in range(x.ndim) if x.movedim(-1, d).is_contiguous()), -1)
     b = x.shape[place:-1].numel() if place >= 0 else 1
     if place not in (-1, x.ndim - 1) and b >= _LANES // 2 and n <= _LONG:
         laid = x.movedim(-1, place)
         laid = laid.reshape(-1, n, b)
         y = torch.empty_like(laid)
-        _share(_columns, laid, totals, y, laid.shape[0] * -(-b // _LANES))
+        share(partial(_columns, laid.numpy(), totals, y.numpy()), laid.shape[0] * -(-b // _LANES))
         return y.reshape(x.movedim(-1, place).shape).movedim(place, -1)
     rows = x.reshape(-1, n).contiguous()
     y = torch.empty_like(rows)
-    _share(_short_rows if n <= _SHORT else _rows, rows, totals, y, rows.shape[0])
+    share(partial(_short_rows if n <= _SHORT else _rows, rows.numpy(), totals, y.numpy()), rows.shape[0])
     return y.reshape(x.shape)
 
 
-def _share(kernel: Callable, x: Tensor, totals: Tensor, y: Tensor, size: int) -> None:
-    """The kernel on equal parts, a thread each: as many as torch uses. (Numba's own threads abort when two callers meet.)"""
-    parts = max(1, min(torch.get_num_threads(), size))
-    arrays = x.numpy(), totals.numpy(), y.numpy()
-    ends = [size * p // parts for p in range(parts + 1)]
-    threads = [threading.Thread(target=kernel, args=(*arrays, a, b)) for a, b in pairwise(ends[1:])]
-    for t in threads:
-        t.start()
-    kernel(*arrays, 0, ends[1])
-    for t in threads:
-        t.join()
+def project_weighted(x: Tensor, s: Tensor, total: float | Tensor) -> Tensor:
+    """The same with steps s, which broadcast to x: as ``relative`` gives them, or positive and finite ones as they are."""
+    x, s, n = x.detach(), s.detach(), x.shape[-1]
+    rows = x.reshape(-1, n).contiguous()
+    steps = (s if s.numel() == n else s.expand_as(x)).reshape(-1, n).contiguous()
+    y = torch.empty_like(rows)
+    least = torch.finfo(x.dtype).eps ** 4  # below what ``relative`` makes of three levels
+    share(partial(_weighted_rows, rows.numpy(), steps.numpy(), _totals(x, total), least, y.numpy()), rows.shape[0])
+    return y.reshape(x.shape)
+
+
+def _totals(x: Tensor, total: float | Tensor) -> np.ndarray:
+    totals = torch.as_tensor(total, dtype=torch.float64).detach()
+    return (totals.expand(*x.shape[:-1], 1) if totals.numel() > 1 else totals).reshape(-1).numpy()

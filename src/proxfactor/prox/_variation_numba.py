@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from ._numba import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def taut(x, radius, out):
     """Rows of out: argmin_y |y - x|² / 2 + radius Σ |y[i + 1] - y[i]|.
 
@@ -69,7 +70,7 @@ def taut(x, radius, out):
             _hulls(x[row], lam, out[row], us, un, ls, ln)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def _hulls(x, lam, out, us, un, ls, ln):
     """One row in O(n), whatever it holds. The string runs from the anchor a, where it stands o·lam above the sums of x. The
     upper hull holds its steepest rise, the lower hull its least, as blocks of equal slope from head to tail.
@@ -115,7 +116,7 @@ def _hulls(x, lam, out, us, un, ls, ln):
             a, o = a + m, end
 
 
-@njit(cache=True)
+@kernel()
 def _sum(a, b, c, d):
     """(a + b) + (c + d) in twice the digits, so that what is left after a heavy block is taken away is right."""
     s = a + c
@@ -125,7 +126,7 @@ def _sum(a, b, c, d):
     return r, e - (r - s)
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def taut_weighted(x, step, out):
     """Rows of out: argmin_y Σ (y - x)² / (2 step) + Σ |y[i + 1] - y[i]|: the string over abscissae Σ 1 / step.
 
@@ -219,7 +220,7 @@ def taut_weighted(x, step, out):
                 a, o = a + m, end
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def banded(bands, rhs, out):
     """Rows of out: the solution of M y = rhs, bands[.., j, i] = M[i, i + j], M positive definite: M = L D Lᵀ."""
     rows, n = rhs.shape

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import Along, Prox, Step, array, relative
-from .simplices import project_simplex
+from .simplices import large, project_simplex
 
 
 class _Sized(Along):
@@ -452,8 +452,12 @@ class TopK(Along):
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if x.shape[self.dim] == 0:
             return x.clone()
-        score = _score(x.movedim(self.dim, -1), relative(x, step, self.dim))
-        return torch.where(_leading(score, self.k).movedim(-1, self.dim), x, 0.0)
+        s, laid = relative(x, step, self.dim), x.movedim(self.dim, -1)
+        if s.shape[-1] == 1 and not x.is_complex() and not (x.requires_grad and torch.is_grad_enabled()) and large(x):
+            from ._balls_numba import keep_largest
+
+            return keep_largest(laid, self.k).movedim(-1, self.dim)
+        return torch.where(_leading(_score(laid, s), self.k).movedim(-1, self.dim), x, 0.0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -575,24 +579,31 @@ def _sparse_direction(x: Tensor, c: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SecondOrderCone(Along):
-    """The ice-cream cone: g = 0 where the first entry of a slice along a dim, t, is at least the norm ‖w‖ of the others.
+    """The ice-cream cone: g = 0 where ‖w‖ ≤ slope · t for the first entry t of a slice along a dim and the others, w.
 
-    prox(t, w) = a (1, w / ‖w‖) with a = (t + ‖w‖) / 2 between the cone, which stays, and its polar, -t ≥ ‖w‖, which goes to 0.
+    prox(t, w) = a (1, slope w / ‖w‖) with a = (t + slope ‖w‖) / (1 + slope²) between the cone, which stays, and its polar,
+    -t ≥ slope ‖w‖, which goes to 0. slope is the tangent of the angle at the apex, from the axis on.
+    Raises ValueError where slope is not positive and finite.
 
     >>> SecondOrderCone(dim=0)(torch.tensor([0.0, 3.0, 4.0]))
     tensor([2.5000, 1.5000, 2.0000])
     """
 
     dim: int
+    slope: float = 1.0
     alias = "soc"
-    formula = "x₁ ≥ ‖(x₂, …)‖₂ along dim"
+    formula = "‖(x₂, …)‖₂ ≤ slope · x₁ along dim"
     metric = "group"
     cone = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _positive(self, "slope")
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         self._length(x)
         x = x.movedim(self.dim, -1)
-        y, inside = _second_order(x)
+        y, inside = _second_order(x, self.slope)
         return torch.where(inside, x, y).movedim(-1, self.dim)
 
 
@@ -628,12 +639,13 @@ def _turned(x: Tensor) -> Tensor:
     return torch.cat([u + v, u - v, x[..., 2:]], -1)
 
 
-def _second_order(x: Tensor) -> tuple[Tensor, Tensor]:
+def _second_order(x: Tensor, slope: float = 1.0) -> tuple[Tensor, Tensor]:
     """The nearest point of the second-order cone to what lies outside it, and whether x lies inside; the last dim."""
     t, w = x[..., :1], x[..., 1:]
     norm = _norm(w, -1) if w.shape[-1] else torch.zeros_like(t)
-    half = (t / 2 + norm / 2).clamp(min=0)
-    return torch.cat([half, w * (half / torch.where(norm > 0, norm, 1.0))], -1), norm <= t
+    c, s = 1 / math.hypot(1, slope), 1 / math.hypot(1, 1 / slope)  # of the angle at the apex
+    far = (c * t + s * norm).clamp(min=0)  # along the side of the cone
+    return torch.cat([c * far, w * (s * far / torch.where(norm > 0, norm, 1.0))], -1), norm <= slope * t
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -21,7 +21,7 @@ from ..text import Spelled
 
 Step = float | Tensor
 Index = slice | Tensor
-_BLOCK = 2**16  # numbers: a few of such blocks fit a core's cache
+_BLOCK = 2**17  # numbers: a few of such blocks fit a core's cache
 
 
 class Prox(Spelled, ABC):
@@ -40,6 +40,7 @@ class Prox(Spelled, ABC):
     cone     where g is finite is a cone: what is in it stays in it when scaled
     attained g has a minimiser: False refuses an infinite step
     complex  complex tensors are taken
+    streams  one pass over the memory is all it takes
     """
 
     formula: ClassVar[str] = ""
@@ -51,6 +52,7 @@ class Prox(Spelled, ABC):
     cone: bool = False
     attained: bool = True
     complex: bool = False
+    streams: bool = False
 
     @property
     def dims(self) -> tuple[int, ...] | None:
@@ -88,7 +90,7 @@ class Prox(Spelled, ABC):
             raise ValueError(f"{self!r} was given step={step}; a step lies in [0, inf]")
         elif step == math.inf and not self.attained:
             raise ValueError(f"{self!r} has no minimiser, so that an infinite step leads nowhere; give a finite one")
-        if self.alike and not isinstance(step, Tensor) and _worth_blocks(wide):
+        if self.alike and not self.streams and not isinstance(step, Tensor) and _worth_blocks(wide):
             return self._in_blocks(wide, step).to(x.dtype)
         return self._prox(wide, step).to(x.dtype)
 
@@ -106,6 +108,10 @@ class Prox(Spelled, ABC):
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         raise TypeError(f"{type(self).__name__} defines no _prox(x, step)")
+
+    def _prox_(self, x: Tensor, step: Step) -> Tensor:
+        """The same for an x that nobody else holds: in place where that saves a trip to the memory."""
+        return self._prox(x, step)
 
     def _check_step(self, x: Tensor, step: Tensor) -> None:
         if step.numel() == 1:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Index, Prox, Step, array, as_prox, cut, fits, largest, like, store, times, widened
+from .base import Index, Prox, Step, array, as_prox, cut, dims_of, fits, largest, like, store, times, widened
 
 
 class Around(Prox):
@@ -32,6 +32,10 @@ class Around(Prox):
     cone = property(lambda self: self.inner.cone)
     attained = property(lambda self: self.inner.attained)
     complex = property(lambda self: self.inner.complex)
+
+    @property
+    def alike(self) -> bool:
+        return super().alike and self.inner.alike
 
     def __post_init__(self) -> None:
         if not isinstance(self.inner, Prox):
@@ -77,6 +81,10 @@ class Several(Prox):
     complex = property(lambda self: all(p.complex for p in self.members))
 
     @property
+    def alike(self) -> bool:
+        return super().alike and all(p.alike for p in self.members)
+
+    @property
     def metric(self) -> Literal["element", "weighted", "group"]:  # type: ignore[override]
         kinds = {p.metric for p in self.members}
         return "group" if "group" in kinds else "weighted" if "weighted" in kinds else "element"
@@ -91,6 +99,10 @@ class Several(Prox):
     def check(self, shape: tuple[int, int], name: str = "x") -> None:
         for p in self.members:
             p.check(shape, name)
+
+
+def widest(x: Tensor) -> Tensor:
+    return x.to(torch.complex128) if x.is_complex() else x.double()
 
 
 def union(dims: Any) -> tuple[int, ...] | None:
@@ -277,7 +289,9 @@ class Conjugate(Around):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.inner.convex and self.inner.exact):
+        if not self.inner.exact:
+            raise ValueError(f"{self.inner!r} is not exact, so that its conjugate is unknown; give an exact convex operator")
+        if not self.inner.convex:
             raise ValueError(f"{self.inner!r} is not convex, so that its conjugate says nothing of it; give a convex operator")
 
     convex = True
@@ -286,7 +300,7 @@ class Conjugate(Around):
     cone = is_set
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        wide = x.to(torch.complex128) if x.is_complex() else x.double()
+        wide = widest(x)
         nearest = 1 / _FAR + largest(wide) * 1e-290  # x divided by it is finite
         if not isinstance(step, Tensor):
             y = self._at(wide, min(step, _FAR) if step > 1 / _FAR else nearest)
@@ -303,7 +317,7 @@ class Conjugate(Around):
     def value(self, x: Tensor) -> Tensor:
         if self.is_set:
             return Prox.value(self, x)
-        near = self._prox(x.to(torch.complex128) if x.is_complex() else x.double(), 0.0)
+        near = self._prox(widest(x), 0.0)
         long = 1e6 / largest(near).clamp(1e-6, 1.0)
         p = self.inner._prox(long * near, long)
         return (near.conj() * p).sum().real - (0.0 if self.inner.is_set else self.inner.value(p)) + Prox.value(self, x)
@@ -345,10 +359,116 @@ class Envelope(Around):
         return (x - self.inner(x, self.mu)) / self.mu
 
     def value(self, x: Tensor) -> Tensor:
-        x = x.to(torch.complex128) if x.is_complex() else x.double()
+        x = widest(x)
         p = self.inner._prox(x, self.mu)
         distance = (p - x).abs().square().sum() / (2 * self.mu)
         return distance if self.inner.is_set else distance + self.inner.value(p)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Distance(Around):
+    """Near a set, at a price for each slice that is not in it: g = λ Σ dist(x, C), the sum over the slices that C couples.
+
+    prox(x) = x + min(1, s λ / d) (P - x) with s = step, P the projection of a slice on C and d how far away that is: a slice
+    no further than s λ goes to C itself, the others by s λ towards it. A set of single entries has each entry for a slice.
+    ``Envelope`` is the smooth form, half the squared distance. λ ≥ 0 is a number. Raises ValueError unless C is a convex set.
+    (Combettes and Pesquet 2011.)
+
+    >>> from proxfactor import NonNegative
+    >>> Distance(NonNegative(), lam=1.0)(torch.tensor([-3.0, -0.5, 2.0]))
+    tensor([-2.,  0.,  2.])
+    """
+
+    inner: Prox
+    lam: float = 1.0
+    formula = "λ Σ dist(x, C)"
+    is_set = False
+    cone = True
+    convex = True
+    attained = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.inner.is_set and self.inner.convex and self.inner.exact):
+            raise ValueError(f"Distance was given {self.inner!r}; a convex set is needed, e.g. Distance(Simplex(dim=0))")
+        _number(self, "lam")
+        store(self, "lam", 0)
+
+    @property
+    def metric(self) -> Literal["element", "weighted", "group"]:  # type: ignore[override]
+        return "element" if self.dims == () else "group"
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        away = self.inner._prox(x, 1.0) - x
+        size = away.abs()
+        t = torch.as_tensor(times(step, self.lam), dtype=torch.float64, device=x.device).to(size.dtype)
+        if self.dims != ():
+            over = dims_of(self.dims, x.ndim)
+            most = torch.amax(size, over, keepdim=True) if x.numel() else size.new_zeros(())
+            most = most.detach().clamp(min=torch.finfo(size.dtype).tiny)
+            size = most * torch.linalg.vector_norm(away / most, dim=over, keepdim=True)
+        far = size > t
+        return x + torch.where(far, t, 1.0) / torch.where(far, size, 1.0) * away
+
+    def value(self, x: Tensor) -> Tensor:
+        return self.lam * self.inner.violation(widest(x)).sum()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Minimum(Several):
+    """The least of several terms: g = min_i g_i(x), each of the whole of x; a choice between them, made by the data.
+
+    prox(x) is that of the term with the least g_i(y) + ‖y - x‖² / (2 step), of equal ones the first; not convex. Of sets it is
+    the union. An operator may be given as a text. Raises ValueError for a term that is not exact.
+
+    >>> from proxfactor import Box
+    >>> Minimum((Box(0, 1), Box(3, 4)))(torch.tensor([1.8, 0.5])), Minimum((Box(0, 1), Box(3, 4)))(torch.tensor([2.8, 1.9]))
+    (tensor([1.0000, 0.5000]), tensor([3., 3.]))
+    """
+
+    parts: tuple[Prox, ...]
+    formula = "min_i g_i(x)"
+    convex = False
+    metric = "group"
+    dims = None
+
+    def __post_init__(self) -> None:
+        parts = (self.parts,) if isinstance(self.parts, Prox | str) else self.parts
+        parts = tuple(as_prox(p) for p in parts)
+        odd = next((p for p in parts if not p.exact), None)
+        if not parts or odd is not None:
+            raise ValueError(
+                f"Minimum was given {odd or 'nothing'}; exact operators are needed, e.g. Minimum((Box(0, 1), Box(3, 4)))"
+            )
+        object.__setattr__(self, "parts", parts)
+
+    @property
+    def members(self) -> tuple[Prox, ...]:
+        return self.parts
+
+    is_set = property(lambda self: all(p.is_set for p in self.parts))
+    attained = property(lambda self: all(p.attained for p in self.parts))
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        found = [p._prox(x, step) for p in self.parts]
+        s = torch.as_tensor(step, dtype=torch.float64, device=x.device)
+        with torch.no_grad():
+            away = torch.stack([torch.linalg.vector_norm(widest(y - x)).square() / 2 for y in found])
+            g = torch.stack([s.new_zeros(()) if p.is_set else p.value(y) for p, y in zip(self.parts, found, strict=True)])
+            cost = times(g, s.clamp(max=1.0)) + away / s.clamp(min=1.0)  # in units of the step
+            cost = torch.where(s == math.inf, away.where(g == g.amin(), math.inf), cost)
+        return torch.stack(found).index_select(0, cost.argmin()[None])[0]
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.stack([p.value(x) for p in self.parts]).amin()
+
+    @property
+    def T(self) -> Prox:
+        return Minimum(tuple(p.T for p in self.parts))
+
+    def _write(self, tensors: dict[str, Tensor]) -> str:
+        parts = "".join(f"{p._write(tensors)}, " for p in self.parts)
+        return f"Minimum(({parts.removesuffix(' ' if len(self.parts) == 1 else ', ')}))"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -467,6 +587,10 @@ class Rows(Several):
     @cached_property
     def _claimed(self) -> tuple[_Range, ...]:
         return tuple(sorted(r for ranges in self._ranges for r in ranges))
+
+    @property
+    def alike(self) -> bool:
+        return False
 
     @property
     def _line(self) -> str:
@@ -699,7 +823,7 @@ def in_turn(op: Prox, parts: Sequence[Prox], x: Tensor, step: Step, tol: float, 
     it is a gradient method on the second's dual, and is accelerated as one (Chambolle and Pock 2015), from the start again
     where the momentum points back (O'Donoghue and Candès 2015).
     """
-    start = x.to(torch.complex128) if x.is_complex() else x.double()
+    start = widest(x)
     step = step.double() if isinstance(step, Tensor) else step
     held = [torch.zeros_like(start) for _ in parts]
     last, pace, change, y = held[-1], start.new_ones((), dtype=torch.float64), torch.zeros(()), start

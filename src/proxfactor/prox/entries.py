@@ -24,6 +24,7 @@ class Unconstrained(Prox):
     alias = "free"
     formula = "0"
     cone = True
+    streams = True
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         return x.clone()
@@ -40,9 +41,13 @@ class NonNegative(Prox):
     alias = "nonneg"
     formula = "x ≥ 0"
     cone = True
+    streams = True
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         return x.clamp(min=0)
+
+    def _prox_(self, x: Tensor, step: Step) -> Tensor:
+        return x.clamp_(min=0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,9 +61,13 @@ class NonPositive(Prox):
     alias = "nonpos"
     formula = "x ≤ 0"
     cone = True
+    streams = True
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         return x.clamp(max=0)
+
+    def _prox_(self, x: Tensor, step: Step) -> Tensor:
+        return x.clamp_(max=0)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,6 +83,7 @@ class Box(Prox):
     lo: Step
     hi: Step
     formula = "lo ≤ x ≤ hi"
+    streams = True
 
     def __post_init__(self) -> None:
         store(self, "lo")
@@ -95,9 +105,15 @@ class Box(Prox):
         if isinstance(self.lo, Tensor) or isinstance(self.hi, Tensor):
             lo, hi = scalar(x, self.lo), scalar(x, self.hi)
             return x.clamp(lo, hi)
+        return x.clamp(*self._limits(x))
+
+    def _prox_(self, x: Tensor, step: Step) -> Tensor:
+        return self._prox(x, step) if self._held else x.clamp_(*self._limits(x))
+
+    def _limits(self, x: Tensor) -> list[float]:
+        """lo and hi, numbers, in the range of x's dtype: what it cannot hold clamp refuses."""
         most = torch.finfo(x.dtype).max
-        low, high = (b if math.isinf(b) else min(max(b, -most), most) for b in (self.lo, self.hi))
-        return x.clamp(low, high)
+        return [b if math.isinf(b) else min(max(b, -most), most) for b in map(float, (self.lo, self.hi))]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -237,6 +253,7 @@ class L1(Prox):
     formula = "λ Σ|x|"
     is_set = False
     cone = True
+    streams = True
     complex = True
 
     def __post_init__(self) -> None:
@@ -251,6 +268,12 @@ class L1(Prox):
         if isinstance(t, Tensor):
             return x - x.clamp(-t, t)
         return softshrink(x, min(t, torch.finfo(x.dtype).max))  # it refuses what x's dtype cannot hold
+
+    def _prox_(self, x: Tensor, step: Step) -> Tensor:
+        t = times(step, weight(x, self.lam))
+        if x.is_complex() or isinstance(t, Tensor):
+            return self._prox(x, step)
+        return torch.ops.aten.softshrink.out(x, min(t, torch.finfo(x.dtype).max), out=x)
 
     def value(self, x: Tensor) -> Tensor:
         a = double(x).abs()
@@ -275,6 +298,7 @@ class L2Squared(Prox):
     formula = "λ/2 Σ(x - c)²"
     is_set = False
     cone = True
+    streams = property(lambda self: not isinstance(self.center, Tensor) and self.center == 0)
     complex = True
 
     def __post_init__(self) -> None:
@@ -285,11 +309,15 @@ class L2Squared(Prox):
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         t = times(step, weight(x, self.lam))
-        c = like(x, self.center)
-        if not isinstance(c, Tensor) and c == 0:
+        if self.streams:
             return x / (1 + t)
+        c = like(x, self.center)
         near = c + (x - c) / (1 + t)
         return torch.where(t == 0, x, near) if isinstance(t, Tensor) else near if t else x.clone()
+
+    def _prox_(self, x: Tensor, step: Step) -> Tensor:
+        t = times(step, weight(x, self.lam))
+        return x.div_(1 + t) if self.streams and not isinstance(t, Tensor) else self._prox(x, step)
 
     def value(self, x: Tensor) -> Tensor:
         y = double(x)

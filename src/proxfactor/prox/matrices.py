@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .base import Along, Index, Prox, Step, array, store, times
+from .built import Around
 from .simplices import project_simplex
 
 
@@ -225,7 +226,8 @@ class Schatten(_OfMatrix):
     def __post_init__(self) -> None:
         self._number("lam")
         self._number("p")
-        self._scalar  # noqa: B018  # refuses the powers that have no prox here
+        if self.p == 0:
+            raise ValueError("p of Schatten is 0; it must be above 0: RankPenalty counts the singular values")
 
     @property
     def convex(self) -> bool:  # type: ignore[override]
@@ -482,6 +484,142 @@ class LogDet(_Square):
         odd = (y - y.mH).abs().amax((-2, -1)) > torch.finfo(x.dtype).eps ** 0.5 * y.abs().amax((-2, -1))
         w = torch.linalg.eigvalsh(_hermitian(y))
         return torch.where(odd.any() | (w <= 0).any(), math.inf, -self.lam * w.clamp(min=0).log().sum() if self.lam else 0.0)
+
+
+class _OfValues(Around):
+    """An operator on the vector of singular values or eigenvalues, to which their order is nothing."""
+
+    dims = (-2, -1)
+    metric = "group"
+    complex = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        name = type(self).__name__
+        dims = self.inner.dims
+        if dims is None or any(d != -1 for d in dims):
+            way = "one entry by entry or along dim=-1 is needed, as the values of each matrix are its last dim"
+            raise ValueError(f"{name} was given {self.inner!r}; {way}, e.g. {name}(Simplex(dim=-1))")
+        if any(True for _ in self.inner._tensors()) or not _symmetric(self.inner):
+            raise ValueError(f"{name} was given {self.inner!r}; a term that is the same for every order of the values is needed")
+
+    def _of(self, values: Tensor, x: Tensor) -> Tensor:
+        """inner of the values, in its domain within the rounding of x."""
+        away = self.inner.value(values.to(x.dtype.to_real()))
+        return torch.where(away == math.inf, away, self.inner.value(self.inner._prox(values, 0.0)))
+
+    @property
+    def T(self) -> Prox:
+        return self
+
+    def take(self, index: Index, dim: int) -> Prox:
+        return Prox.take(self, index, dim)
+
+    def check(self, shape: tuple[int, int], name: str = "x") -> None:
+        Prox.check(self, shape, name)
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(())
+
+    @abstractmethod
+    def _prox(self, x: Tensor, step: Step) -> Tensor: ...
+
+
+def _probes() -> Iterator[tuple[Tensor, float]]:
+    """Vectors of numbers above zero and steps, with which an operator is tried out."""
+    for i in range(9):
+        draw = torch.rand(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(i))
+        yield 10.0 ** (i % 3 - 1) * draw, 30.0 ** (i // 3 - 1)
+
+
+def _symmetric(p: Prox) -> bool:
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    try:
+        return all(torch.allclose(p._prox(x[:, order], s), p._prox(x, s)[:, order], rtol=1e-7, atol=1e-9) for x, s in _probes())
+    except (ValueError, RuntimeError):  # it holds something for each place
+        return False
+
+
+def _odd(p: Prox) -> bool:
+    sign = torch.tensor([1.0, -1.0, -1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
+    return all(torch.allclose(p._prox(sign * x, s), sign * p._prox(x, s), rtol=1e-7, atol=1e-9) for x, s in _probes())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Singular(_OfValues):
+    """A term of the singular values: g = inner(σ(x)), prox(x) = U inner(σ) Vᴴ for x = U σ Vᴴ (von Neumann 1937; Lewis 1995).
+
+    inner acts on the vector σ, entry by entry or along dim=-1, and is the same for every order of it: Singular(MCP()),
+    Singular(TopK(dim=-1, k=2)), Singular(L1() + Box(-1, 1)). It need not be even, but must leave σ ≥ 0 there; only an even one
+    that is convex makes a convex term. Raises ValueError for an operator that is tried out and found otherwise.
+
+    >>> from proxfactor import L0
+    >>> Singular(L0(1.0))(torch.diag(torch.tensor([3.0, 1.0])))
+    tensor([[3., 0.],
+            [0., 0.]])
+    """
+
+    inner: Prox
+    formula = "g(σ(x))"
+    cost = "n min(rows, columns)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(bool((self.inner._prox(x, s) < -1e-9).any()) for x, s in _probes()):
+            raise ValueError(f"Singular was given {self.inner!r}, which makes values negative; add NonNegative() to it")
+
+    @property
+    def convex(self) -> bool:  # type: ignore[override]
+        return self.inner.convex and self._even
+
+    @cached_property
+    def _even(self) -> bool:
+        return _odd(self.inner)
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        return _by_singular_values(x, lambda s: self.inner._prox(s, _of_values(step)))
+
+    def value(self, x: Tensor) -> Tensor:
+        return Prox.value(self, x) if self.is_set else self._of(_felt(x), x)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Eigen(_OfValues):
+    """A term of the eigenvalues of a symmetric matrix, Hermitian if complex: g = inner(w), infinite where x is not one.
+
+    prox(x) = V inner(w) Vᴴ for the symmetric part V w Vᴴ of x. inner acts on the vector w, entry by entry or along dim=-1,
+    and is the same for every order of it. Eigen(Simplex(dim=-1)) are the density matrices (of trace 1 with no eigenvalue
+    below zero), Eigen(Entropy()) is the entropy of such a matrix. Convex where inner is. Raises ValueError for an operator
+    that is tried out and found to depend on the order. (Davis 1957; Lewis 1996.)
+
+    >>> from proxfactor import Simplex
+    >>> Eigen(Simplex(dim=-1))(torch.tensor([[0.0, 2.0], [2.0, 0.0]]))
+    tensor([[0.5000, 0.5000],
+            [0.5000, 0.5000]])
+    """
+
+    inner: Prox
+    formula = "x = xᴴ, g(w(x))"
+    cost = "n^1.5"
+
+    def check(self, shape: tuple[int, int], name: str = "x") -> None:
+        super().check(shape, name)
+        if shape[0] != shape[1]:
+            raise ValueError(f"{self!r} acts on square matrices, {name} has shape {tuple(shape)}")
+
+    def _prox(self, x: Tensor, step: Step) -> Tensor:
+        self.check((x.shape[-2], x.shape[-1]))
+        return _by_eigenvalues(x, lambda w: self.inner._prox(w, _of_values(step)))
+
+    def value(self, x: Tensor) -> Tensor:
+        self.check((x.shape[-2], x.shape[-1]))
+        if self.is_set or not x.numel():
+            return Prox.value(self, x)
+        y = _wide(x)
+        odd = (y - y.mH).abs().amax((-2, -1)) > torch.finfo(x.dtype).eps ** 0.5 * y.abs().amax((-2, -1))
+        w = torch.linalg.eigvalsh(_hermitian(y))
+        nothing = w.abs() <= x.shape[-1] * torch.finfo(x.dtype).eps * w.abs().amax(-1, keepdim=True)
+        return torch.where(odd.any(), math.inf, self._of(torch.where(nothing, 0.0, w), x))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

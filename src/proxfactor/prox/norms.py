@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .base import Along, Prox, Step, array, store, times
 from .order import isotonic
+from .simplices import project_simplex
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,7 +121,11 @@ class LInf(Slices):
 
     def _solve(self, x: Tensor, t: Tensor) -> Tensor:
         a = x.abs()
-        return x * share(clipped(a, t, level(a, t, 1, 0.0)), a)
+        if t.shape[-1] > 1:
+            return x * share(clipped(a, t, level(a, t, 1, 0.0)), a)
+        theta = peak(a, t).clamp(min=0)
+        y = x * share(torch.minimum(a, theta), a) if x.is_complex() else x.clamp(-theta, theta)
+        return torch.where(theta > 0, y, 0.0) if y.requires_grad else y  # no gradient where the whole slice is 0
 
     def _size(self, x: Tensor) -> Tensor:
         return x.abs().amax(-1)
@@ -144,7 +149,7 @@ class Max(Slices):
     attained = False
 
     def _solve(self, x: Tensor, t: Tensor) -> Tensor:
-        return clipped(x, t, level(x, t, 1))
+        return x.clamp(max=peak(x, t)) if t.shape[-1] == 1 else clipped(x, t, level(x, t, 1))
 
     def _size(self, x: Tensor) -> Tensor:
         return x.amax(-1)
@@ -494,6 +499,12 @@ def level(x: Tensor, t: Tensor, k: int, floor: float | None = None) -> Tensor:
         unit, total = torch.where(none, 0.0, unit), torch.where(none, 1.0, total)
     theta = middle + ((w * (x - middle)).sum(-1, keepdim=True) - unit * left) / total
     return torch.where(none, low, torch.minimum(torch.maximum(theta, low), high))
+
+
+def peak(x: Tensor, t: Tensor) -> Tensor:
+    """``level`` for k = 1 and one t for each slice: what x is above θ is its projection on the simplex of total t."""
+    over = project_simplex(x, x.new_ones((1,) * x.ndim), t.clamp(max=torch.finfo(t.dtype).max))
+    return x.amax(-1, keepdim=True) - over.amax(-1, keepdim=True)
 
 
 def clipped(x: Tensor, t: Tensor, theta: Tensor) -> Tensor:

@@ -42,14 +42,13 @@ def _compiled(y: Tensor, work: float = 1.0) -> bool:
 
 
 def _by_kernel(kernel: Callable[[str], Callable[..., None]], y: Tensor, w: Tensor | None, **options: bool) -> Tensor:
-    from ._order_numba import in_threads
+    from ._numba import share
 
     weights = y.new_ones(1, dtype=torch.float64) if w is None else w.double()
     rows, weights = (t.reshape(-1, y.shape[-1]) for t in (y, weights.expand(y.shape)))
     fit = torch.empty_like(rows)
-    in_threads(
-        kernel(str(y.dtype).removeprefix("torch.")), torch.get_num_threads(), rows.numpy(), weights.numpy(), fit.numpy(), **options
-    )
+    run, arrays = kernel(str(y.dtype).removeprefix("torch.")), [t.numpy() for t in (rows, weights, fit)]
+    share(lambda first, last: run(*(a[first:last] for a in arrays), *options.values()), len(rows))
     return fit.reshape(y.shape)
 
 

@@ -153,8 +153,39 @@ class BerHu(_Even):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Fair(_Even):
+    """Squares near zero, absolute values far from it, smooth throughout: g = λ Σ (w |x| - ln(1 + w |x|)).
+
+    prox(x) = sign(x) y with y the positive root of y² - (|x| - 1/w - s w) y = |x|/w, s = step λ; w > 0. (Fair 1974.)
+
+    >>> Fair(1.0, w=1.0)(torch.tensor([0.0, 1.5, -4.0]))
+    tensor([ 0.0000,  1.0000, -3.2361])
+    """
+
+    lam: Step = 1.0
+    w: float = 1.0
+    formula = "λ Σ(w|x| - ln(1 + w|x|))"
+    convex = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _number(self, "w")
+
+    def _shrunk(self, a: Tensor, t: Tensor) -> Tensor:
+        return _positive_root(a - 1 / self.w - t * self.w, a, 1 / self.w)
+
+    def _phi(self, y: Tensor) -> Tensor:
+        u = self.w * y
+        near = u < 1e-4  # there the difference would cancel
+        return torch.where(near, u.square() * (0.5 - u / 3 + u.square() / 4), u - u.log1p())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Power(_Even):
-    """Powers: g = λ Σ |x|^p for p > 1, e.g. 4/3, 3/2, 3, 4; prox by Newton's method to rounding. (p = 1 is L1.)
+    """Powers: g = λ Σ |x|^p for any p > 0, e.g. 4/3, 3/2, 3, 4; below 1 not convex, for few entries that are not zero.
+
+    prox by Newton's method to rounding: for p < 1 to the larger root of y + s p y^(p - 1) = |x|, s = step λ, where it is
+    better than 0, and then it is at least (2 s (1 - p))^(1/(2 - p)). p = 1 is L1. (Marjanovic and Solo 2012, for p < 1.)
 
     >>> Power(1.0, p=3.0)(torch.tensor([4.0, -14.0], dtype=torch.float64), 1.0)
     tensor([ 1., -2.], dtype=torch.float64)
@@ -163,20 +194,28 @@ class Power(_Even):
     lam: Step = 1.0
     p: float = 1.5
     formula = "λ Σ|x|^p"
-    convex = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _number(self, "p", 1)
+        _number(self, "p")
+
+    @property
+    def convex(self) -> bool:  # type: ignore[override]
+        return self.p >= 1
 
     def _shrunk(self, a: Tensor, t: Tensor) -> Tensor:
+        if self.p == 1:
+            return (a - t).clamp(min=0)
         c, q = t * self.p, self.p - 1
 
         def slope(y: Tensor) -> tuple[Tensor, Tensor]:
             pull = c * y**q
             return y + pull - a, y + q * pull
 
-        return _crossing(slope, torch.zeros_like(a), a)
+        if self.p > 1:
+            return _crossing(slope, torch.zeros_like(a), a)
+        least = (2 * (1 - self.p) * t) ** (1 / (2 - self.p))
+        return _or_zero(least < a, _crossing(slope, torch.minimum(least, a), a), a, t, self._phi)
 
     def _phi(self, y: Tensor) -> Tensor:
         return y**self.p
@@ -397,29 +436,35 @@ class Poisson(_Inside):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inverse(_Inside):
-    """Inverses: g = λ Σ 1/x on x > 0, prox(x) = the positive root of y² (y - x) = step λ; it has no minimiser.
+    """Inverses: g = λ Σ 1/x^p on x > 0, prox(x) = the positive root of y^(p + 1) (y - x) = step λ p; it has no minimiser.
 
     >>> Inverse(4.0)(torch.tensor([1.0, 0.0], dtype=torch.float64), 1.0)
     tensor([2.0000, 1.5874], dtype=torch.float64)
     """
 
     lam: Step = 1.0
-    formula = "λ Σ 1/x"
+    p: float = 1.0
+    formula = "λ Σ 1/x^p"
     attained = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _number(self, "p")
 
     def _point(self, x: Tensor, t: Tensor) -> Tensor:
         felt = t > 0
         s = torch.where(felt, t, 1.0)
 
         def slope(y: Tensor) -> tuple[Tensor, Tensor]:
-            pull = s / y / y
-            return y - x - pull, y + 2 * pull
+            pull = self.p * (s / y / y if self.p == 1 else s * y ** (-1 - self.p))
+            return y - x - pull, y + (1 + self.p) * pull
 
-        y = _crossing(slope, x.clamp(min=0), x.clamp(min=0) + s ** (1 / 3))
-        return torch.where(felt, y, x.clamp(min=0))
+        start = x.clamp(min=0)
+        y = _crossing(slope, start, start + s ** (1 / (self.p + 2)) * self.p ** (1 / (self.p + 2)))
+        return torch.where(felt, y, start)
 
     def _phi(self, y: Tensor) -> Tensor:
-        return 1 / y.clamp(min=0)
+        return 1 / y.clamp(min=0) ** self.p
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -553,6 +598,63 @@ class CappedL1(_Even):
 
     def _phi(self, y: Tensor) -> Tensor:
         return y.clamp(max=self.theta)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TruncatedSquare(_Even):
+    """Squares, large ones at no further cost: g = λ/2 Σ min(x², κ²), the truncated quadratic (weak membrane) for outliers.
+
+    prox(x) = x where |x| > κ √(1 + s), else x / (1 + s), with s = step λ: there the two cost the same. Written as
+    Σ min(α x², c) it is TruncatedSquare(2 α, √(c/α)). κ > 0. (Blake and Zisserman 1987.)
+
+    >>> TruncatedSquare(1.0, kappa=2.0)(torch.tensor([-2.0, 3.0]))
+    tensor([-1.,  3.])
+    """
+
+    lam: Step = 1.0
+    kappa: float = 1.0
+    formula = "λ/2 Σ min(x², κ²)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _number(self, "kappa")
+
+    def _shrunk(self, a: Tensor, t: Tensor) -> Tensor:
+        return torch.where(a > self.kappa * (1 + t).sqrt(), a, a / (1 + t))
+
+    def _phi(self, y: Tensor) -> Tensor:
+        return y.clamp(max=self.kappa).square() / 2
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Geman(_Even):
+    """Few entries that are not zero, large ones at a bounded cost: g = λ Σ |x| / (|x| + γ).
+
+    prox by Newton's method to the larger root of y + s γ / (y + γ)² = |x|, s = step λ, where it is better than 0; γ > 0.
+    (Geman and Yang 1995; Geman and McClure's penalty has the squares of both.)
+
+    >>> Geman(1.0, gamma=1.0)(torch.tensor([0.9, 3.25], dtype=torch.float64))
+    tensor([0.0000, 3.1931], dtype=torch.float64)
+    """
+
+    lam: Step = 1.0
+    gamma: float = 1.0
+    formula = "λ Σ|x| / (|x| + γ)"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _number(self, "gamma")
+
+    def _shrunk(self, a: Tensor, t: Tensor) -> Tensor:
+        def slope(y: Tensor) -> tuple[Tensor, Tensor]:
+            pull = t / (y + self.gamma) * (self.gamma / (y + self.gamma))
+            return y + pull - a, y * (1 - 2 * pull / (y + self.gamma))
+
+        turn = self.gamma * ((2 * t / self.gamma**2).clamp(min=1) ** (1 / 3) - 1)  # the equation rises from here on
+        return _or_zero(turn < a, _crossing(slope, torch.minimum(turn, a), a), a, t, self._phi)
+
+    def _phi(self, y: Tensor) -> Tensor:
+        return y / (y + self.gamma)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

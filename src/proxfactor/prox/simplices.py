@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .base import Along, Step, array, like, relative, store
+from .base import Along, Step, array, relative, store
 
 _LARGE = 2**17  # entries: below, the torch form is as quick as a kernel and has nothing to compile
 
@@ -21,38 +21,57 @@ def project_simplex(x: Tensor, s: Tensor, total: Step) -> Tensor:
 
     s is positive and broadcasts to x (see ``relative``); total ≥ 0 is a number, or a tensor (..., 1) with one per slice.
     """
-    if x.device.type == "cpu" and x.numel() >= _LARGE and s.shape[-1] == 1 and _plain(x, total):
-        return _large_simplex(x, total)
-    total, unit = like(x, total), s.expand_as(x)
+    if _by_kernel(x, s, total):
+        return _large_simplex(x, s, total)
+    total, unit = total.to(x) if isinstance(total, Tensor) else x.new_full((), total), s.expand_as(x)
     j = ((x - total) / s).argmax(-1, keepdim=True)  # θ is no less than this: a shift that costs no digits, at any offset
     x = (x - (x - total).gather(-1, j) * (s / unit.gather(-1, j))).clamp(max=total)
+    size = total.detach().clamp(min=1)  # a sum of many times a huge total would overflow
+    x, total = x / size, total / size
     order = (x / s).argsort(-1, descending=True)
     led, steps = x.gather(-1, order), unit.gather(-1, order)
     length = steps.cumsum(-1)
     for _ in range(3):  # again on what is left: the sum is right to rounding
         theta = ((led.cumsum(-1) - total) / length).amax(-1, keepdim=True)
         led, x = led - theta * steps, x - theta * s
-    return x.clamp(min=0)
+    return x.clamp(min=0) * size
 
 
-def _plain(x: Tensor, total: Step) -> bool:
-    """Whether x holds plain numbers: no transform of torch.func, no forward derivative, no compiler looks on."""
+def large(*tensors: Step) -> bool:
+    """Whether kernels take these, the first a large CPU tensor: no transform of torch.func, no forward derivative looks on."""
+    x, *_ = held = [t for t in tensors if isinstance(t, Tensor)]
+    if x.device.type != "cpu" or x.numel() < _LARGE:
+        return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    held = [t for t in (x, total) if isinstance(t, Tensor)]
     return all(type(t) in (Tensor, torch.nn.Parameter) and torch.autograd.forward_ad.unpack_dual(t).tangent is None for t in held)
 
 
-def _large_simplex(x: Tensor, total: Step) -> Tensor:
-    from ._simplices_numba import project
+def _by_kernel(x: Tensor, s: Tensor, total: Step) -> bool:
+    return large(x, s, total) and not (s.requires_grad and torch.is_grad_enabled())  # the kernels know no gradient of s
 
-    y = project(x, total)
+
+def _shares(x: Tensor, step: Step, dim: int, total: float) -> Tensor:
+    """``relative``, but steps that are positive and finite go to a kernel as they are: it takes the ratios in its own pass."""
+    if isinstance(step, Tensor) and step.shape == x.shape and _by_kernel(x, step, total):
+        least, most = step.aminmax()
+        if least > 0 and most < math.inf:
+            return step.movedim(dim, -1)
+    return relative(x, step, dim)
+
+
+def _large_simplex(x: Tensor, s: Tensor, total: Step) -> Tensor:
+    from ._simplices_numba import project, project_weighted
+
+    y = project(x, total) if s.shape[-1] == 1 else project_weighted(x, s, total)
     if not torch.is_grad_enabled() or not any(isinstance(t, Tensor) and t.requires_grad for t in (x, total)):
         return y
-    held = y > 0  # what is held moves as x does, less the mean of the moves; x - x.detach() is 0 and carries the gradient
+    held = y > 0  # what is held moves as x does, less its share of the moves; x - x.detach() is 0 and carries the gradient
     move = torch.where(held, x - x.detach(), 0.0)
     spare = move.sum(-1, keepdim=True) - (total - total.detach() if isinstance(total, Tensor) else 0.0)
-    return y + torch.where(held, move - spare / held.sum(-1, keepdim=True).clamp(min=1), 0.0)
+    part = torch.where(held, s, 0.0)
+    whole = part.sum(-1, keepdim=True)
+    return y + torch.where(held, move - part * (spare / torch.where(whole > 0, whole, 1.0)), 0.0)
 
 
 def _check_total(op: Along) -> None:
@@ -68,8 +87,8 @@ class Simplex(Along):
     """Shares along a dim: g = 0 where x ≥ 0 and Σ x = total, prox(x) = max(x - θ step, 0) with θ such that the sum is right.
 
     Each part of the entries gives a lower bound of θ, (Σ x - total) / Σ step over the part, and the leading parts in the
-    order of x / step hold the best: O(n log n), batched over the other dims. Large CPU tensors with equal steps take a
-    compiled way without sorting (Michelot 1986). (Held, Wolfe and Crowder 1974; the metric form follows from the same
+    order of x / step hold the best: O(n log n), batched over the other dims. Large CPU tensors take a compiled way without
+    sorting (Michelot 1986). (Held, Wolfe and Crowder 1974; the metric form follows from the same
     optimality conditions.) Raises ValueError where total is not positive and finite.
 
     >>> Simplex(dim=0)(torch.tensor([2.0, 1.5, -1.0]))
@@ -88,7 +107,7 @@ class Simplex(Along):
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         self._length(x)
-        s = relative(x, step, self.dim)
+        s = _shares(x, step, self.dim, self.total)
         return project_simplex(x.movedim(self.dim, -1), s, self.total).movedim(-1, self.dim)
 
 
@@ -116,7 +135,7 @@ class SolidSimplex(Along):
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if x.shape[self.dim] == 0:
             return x.clone()
-        s, x = relative(x, step, self.dim), x.movedim(self.dim, -1)
+        s, x = _shares(x, step, self.dim, self.total), x.movedim(self.dim, -1)
         y = x.clamp(min=0)
         return torch.where(y.sum(-1, keepdim=True) <= self.total, y, project_simplex(x, s, self.total)).movedim(-1, self.dim)
 

@@ -48,9 +48,15 @@ class Sum(Several):
     def attained(self) -> bool:  # type: ignore[override]
         return super().attained or any(_is(p, Ridge) and bool((torch.as_tensor(_weight(p)) > 0).all()) for p in self.parts)
 
+    @property
+    def streams(self) -> bool:  # type: ignore[override]
+        return all(p.streams for p in self.parts)
+
     def _prox(self, x: Tensor, step: Step) -> Tensor:
+        ours = False  # whether x is a tensor that nobody else holds, nor the tape of gradients
         for p in self._order[0]:
-            x = p._prox(x, step)
+            x = p._prox_(x, step) if ours else p._prox(x, step)
+            ours = not x.requires_grad
             step = _beside(step, entries.weight(x, _weight(p))) if _is(p, Ridge) else step
         return x
 
@@ -203,39 +209,44 @@ def _within(a: Prox, b: Prox) -> bool:
 
 
 def _ridge(a: Prox, b: Prox) -> bool:
-    """Completing the square: b then has the step s / (1 + s λ), a tensor if λ is one. Any b, any metric."""
+    """A ridge, then any term: completing the square; b then has the step s / (1 + s λ), a tensor if λ is one."""
     return _is(a, Ridge) and (isinstance(_weight(a), float) or b.metric != "group")
 
 
 def _slope(a: Prox, b: Prox) -> bool:
-    """A linear term moves x. Any b, any metric."""
+    """A linear term, then any term: it moves x."""
     return _is(a, Slope)
 
 
 def _signs(a: Prox, b: Prox) -> bool:
-    """What grows with each size sends entries of the wrong sign to 0, and on the others λ |x| is linear. Any metric."""
+    """L1 or an entrywise cone, then a term of the sizes |x| that never falls in them: it sends entries of the wrong sign to 0."""
     return (_is(a, (entries.L1,)) or (_is(a, Bounds) and a.cone)) and _is(b, Sizes)
 
 
 def _order(a: Prox, b: Prox) -> bool:
-    """A subgradient of a stays one, since the prox of b keeps the order (Yu 2013). For one step in each slice."""
+    """Order, jumps or extremes, then a term that is the same for every entry or order: its prox keeps the order (Yu 2013)."""
     alike = _is(b, Symmetric) and b.dims is not None and _within(a, b) and _within(b, a)
     return _is(a, Order) and (alike or _even(b) or _is(b, (norms.L2, norms.L2Cubed)))
 
 
 def _order_clipped(a: Prox, b: Prox) -> bool:
-    """The same; clipping does not look at the step. Any metric."""
+    """Order, jumps or extremes, then bounds that are the same for every entry: as below, and clipping does not look at the step."""
     return _is(a, Order) and _is(b, Bounds) and _even(b)
 
 
 def _length(a: Prox, b: Prox) -> bool:
-    """The best direction, the greatest <u, x> - s a(u), does not depend on the length. For one step in each slice."""
+    """A homogeneous term or a cone, then a term of the length of its slices: the best direction does not depend on the length."""
     return (_is(a, Homogeneous) or (a.is_set and a.cone)) and _is(b, Length) and _within(a, b)
 
 
 def _clip(a: Prox, b: Prox) -> bool:
-    """A convex function of one number is least in an interval at the clipped minimiser. Any metric."""
+    """Convex entrywise terms, then bounds: a convex function of one number is least in an interval at the clipped minimiser."""
     return _is(b, Bounds) and a.dims == () and a.convex
+
+
+def _sparse_sphere(a: Prox, b: Prox) -> bool:
+    """A sphere, its part above zero too, then TopK along the same dim: the largest entries of its point, lengthened to it again."""
+    return _is(a, (balls.Sphere, balls.NonNegativeSphere)) and _is(b, (balls.TopK,)) and _within(a, b) and _within(b, a)
 
 
 FIRST: tuple[tuple[Callable[[Prox, Prox], bool], bool], ...] = (  # a before all others; whether in any metric
@@ -256,6 +267,8 @@ def _chain(parts: Sequence[Prox]) -> tuple[tuple[Prox, ...], str] | tuple[()]:
     """
     if len(parts) == 1:
         return tuple(parts), parts[0].metric
+    if len(parts) == 2 and (twice := next((p for p in parts for q in parts if _sparse_sphere(p, q)), None)):
+        return (twice, *(q for q in parts if q is not twice), twice), "group"
     for i, p in enumerate(parts):
         rest = [*parts[:i], *parts[i + 1 :]]
         any_metric = next((safe for rule, safe in FIRST if all(rule(p, q) for q in rest)), None)
@@ -278,10 +291,11 @@ def _weight(p: Prox) -> Step:
 
 def _beside(step: Step, lam: Step) -> Step:
     """s / (1 + s λ), which is 1 / λ for an infinite step."""
-    whole = 1 + times(step, lam)
-    if isinstance(whole, Tensor):
-        return torch.where(whole == math.inf, 1 / torch.as_tensor(lam, dtype=whole.dtype, device=whole.device), step / whole)
-    return 1 / lam if whole == math.inf else step / whole
+    if not isinstance(step, Tensor) and not isinstance(lam, Tensor):
+        return (1 / lam if lam else step) if step == math.inf else step / (1 + step * lam)
+    s, weight = torch.as_tensor(step), torch.as_tensor(lam)
+    all_of_it = 1 + torch.as_tensor(times(s, weight))
+    return torch.where(all_of_it == math.inf, 1 / weight, s / all_of_it)
 
 
 # ── + ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -72,19 +71,12 @@ def _back(rows: Tensor, x: Tensor, dim: int) -> Tensor:
     return rows.to(x.dtype).reshape(x.movedim(dim, -1).shape).movedim(-1, dim)
 
 
-def _kernel(work: Callable, *tensors: Tensor) -> None:
-    """A compiled kernel over rows, shared out to as many threads as torch has; a tensor of one row goes to all."""
+def _by_kernel(work: Callable, *tensors: Tensor) -> None:
+    """A compiled kernel over rows; a tensor of one row goes to all."""
+    from ._numba import share
+
     arrays = [t.detach().contiguous().numpy() for t in tensors]
-    rows, n = arrays[-1].shape
-    threads = min(torch.get_num_threads(), rows, 1 + rows * n // _SMALL)
-    if threads < 2:
-        work(*arrays)
-        return
-    size = -(-rows // (4 * threads))
-    parts = [[a if len(a) == 1 else a[i : i + size] for a in arrays] for i in range(0, rows, size)]
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work, *part) for part in parts]:
-            done.result()
+    share(lambda first, last: work(*(a if len(a) == 1 else a[first:last] for a in arrays)), len(arrays[-1]))
 
 
 def _tv(x: Tensor, t: Tensor) -> Tensor:
@@ -94,9 +86,9 @@ def _tv(x: Tensor, t: Tensor) -> Tensor:
 
         y = torch.empty_like(x, requires_grad=False, memory_format=torch.contiguous_format)
         if t.shape[1] == 1:
-            _kernel(taut, x, t[:, 0].expand(len(x)), y)
+            _by_kernel(taut, x, t[:, 0].expand(len(x)), y)
         else:
-            _kernel(taut_weighted, x, t.expand(x.shape), y)
+            _by_kernel(taut_weighted, x, t.expand(x.shape), y)
     else:
         y = _tv_cuts(x.detach().double(), t.detach().expand(x.shape)).to(x.dtype)
     if not x.requires_grad:
@@ -410,7 +402,7 @@ class _Banded(torch.autograd.Function):
 
         flat = rhs.cpu().contiguous()
         out = torch.empty_like(flat)
-        _kernel(banded, bands.cpu(), flat, out)
+        _by_kernel(banded, bands.cpu(), flat, out)
         return out.to(rhs.device)
 
     @staticmethod

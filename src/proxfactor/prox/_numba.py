@@ -1,0 +1,39 @@
+"""What the compiled kernels have in common: how they are compiled, and how the work is shared among threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
+
+import numba
+import torch
+
+
+def kernel(*signature: str, fastmath: bool | set[str] = False) -> Callable:
+    """numba.njit that lets go of Python's lock and keeps what it compiled, where there is a place to keep it."""
+
+    def made(f: Callable) -> Callable:
+        compiled: Callable = partial(numba.njit, *signature, nogil=True, error_model="numpy", fastmath=fastmath)
+        try:
+            return compiled(cache=True)(f)
+        except RuntimeError:
+            return compiled()(f)
+
+    return made
+
+
+def share(run: Callable[[int, int], None], size: int) -> None:
+    """run(first, last) on the parts of range(size), by as many threads as torch uses.
+
+    Numba's own threads are not used: they abort where two callers meet, and forbid forks.
+    """
+    threads = min(torch.get_num_threads(), size)
+    if threads < 2:
+        run(0, size)
+        return
+    parts = min(size, 4 * threads)  # more than threads: rows are not equally hard
+    ends = [size * p // parts for p in range(parts + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: run(*part), pairwise(ends)))
