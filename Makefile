@@ -10,10 +10,10 @@ demo: $(VENV)/demo
 	$(BIN)/proxfactor demo
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not exhaustive"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not exhaustive"
 
 test-all: $(VENV)/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

@@ -429,3 +429,46 @@ def test_sparse_counts_are_fitted_under_kl_without_becoming_dense():
     result = factorize(Sparse(X), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10)
     dense = factorize(X.toarray(), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10)
     assert result.history[-1]["loss"] == pytest.approx(dense.history[-1]["loss"], rel=1e-3)
+
+
+def test_a_fit_never_ends_higher_than_its_last_iterate():
+    r = np.random.default_rng(5)
+    X = r.random((30, 3)) @ r.random((3, 20)) + 0.05 * r.random((30, 20))
+    losses = [row["loss"] for row in factorize(X, 3, W="nonneg", H="solidsimplex(dim=1)", loss="kl", max_iter=60).history]
+    assert losses[-1] <= losses[-2] * (1 + 1e-5)
+
+
+def test_transform_says_so_where_no_finite_loss_was_found():
+    r = np.random.default_rng(5)
+    X = r.random((30, 3)) @ r.random((3, 20)) + 0.05 * r.random((30, 20))
+    X[np.random.default_rng(0).random(X.shape) < 0.2] = np.nan
+    result = factorize(X, 3, W="nonneg", H="l1ball(dim=1)", loss="kl", max_iter=200)
+    with pytest.raises(ValueError, match=r"no W was found .* KL\(\) is finite"):
+        result.transform(X)
+
+
+@pytest.mark.parametrize("W", ["nonneg", "logbarrier(0.1)"])
+def test_a_penalty_without_a_minimiser_can_be_fitted_and_the_user_is_told(W):
+    X = small()
+    X[2] = math.nan  # a row without data
+    with pytest.warns(UserWarning, match=r"on H has no minimiser: bound H"):
+        result = factorize(X, 3, W=W, H="logbarrier(0.1)", max_iter=20)
+    assert np.isfinite(result.H).all()
+    assert (result.H > 0).all()
+    losses = [row["loss"] for row in result.history]
+    assert losses[-1] < losses[0]
+
+
+def test_a_sum_by_rounds_is_fitted_and_said_to_have_no_certificate():
+    result = factorize(small(), 3, W="nonneg", H="nonneg + smooth(dim=1)", max_iter=3)
+    assert "is solved by rounds, to a tolerance: no certificate" in result.status
+    assert (result.H >= -1e-9).all()
+    assert math.isnan(result.certificate_H if hasattr(result, "certificate_H") else result.history[-1]["certificate_H"])
+
+
+def test_operators_that_couple_both_dims_are_fitted():
+    for H in ("nuclear(0.1)", "rank(2)", "rows({0: isotonic(dim=1), 1: tv(dim=1, lam=0.1)}, rest=nonneg)", "topk(dim=1, k=3)"):
+        result = factorize(small(), 3, W="box(0, 1)", H=H, max_iter=30)
+        losses = [row["loss"] for row in result.history]
+        assert np.isfinite(result.H).all()
+        assert losses[-1] <= losses[0]

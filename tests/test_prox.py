@@ -65,21 +65,26 @@ def objective(e, y, x, step):
     return e.g(y) + ((y - x).abs() ** 2 / (2 * step)).sum().item()
 
 
+def within(e, z):
+    """z itself, or the nearest point of g's domain."""
+    return z if e.g(z) < INF else e.op(z, 0.0)
+
+
 def rivals(e, x, y, step, n):
-    """Points of the domain, near and far, and those on the way to x; then what a random search finds from y, x and beside them."""
+    """Points of the domain, near and far, and those on the way to x."""
     noise = 1j * drawn(999, *x.shape) if x.is_complex() else 0
     for seed in range(n):
-        yield e.op(y + 10.0 ** -(seed % 6) * (drawn(seed, *x.shape) + noise), 0.0)
+        yield within(e, y + 10.0 ** -(seed % 6) * (drawn(seed, *x.shape) + noise))
     for part in range(1, 21):
-        yield e.op(y + part / 20 * (x - y), 0.0)
+        yield within(e, y + part / 20 * (x - y))
 
 
 def searched(e, x, start, step, seed, rounds=30):
     """A (1 + 1) evolution strategy on the objective over g's domain (Rechenberg 1973), as an optimiser that needs no gradient."""
-    z = e.op(start, 0.0)
+    z = within(e, start)
     best, size = objective(e, z, x, step), 0.3
     for turn in range(rounds):
-        trial = e.op(z + size * drawn(1000 * seed + turn, *x.shape), 0.0)
+        trial = within(e, z + size * drawn(1000 * seed + turn, *x.shape))
         value = objective(e, trial, x, step)
         better = value < best
         z, best, size = (trial, value, 2 * size) if better else (z, best, 0.7 * size)

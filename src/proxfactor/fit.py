@@ -136,8 +136,14 @@ class Result:
         problem.prox_W.check((table.matrix.shape[0], len(H)), "W")
         power = _power(problem)
         _, H = _cone_times(problem, (H[:, :0], H), 2.0**-power)
+        divided, tol = _divided(problem, power), self.settings.get("tol", 1e-5)
         with _threads(problem, len(H)):
-            W = best_rows(_divided(problem, power), as_solver(self.solver, problem), H.mT, self.settings.get("tol", 1e-5))
+            W = best_rows(divided, as_solver(self.solver, problem), H.mT, tol)
+            if not bool(divided.value(W, H).isfinite()):
+                way = "the fit's own W is in result.W; a constraint that keeps H positive helps"
+                raise ValueError(f"no W was found for which {self.loss!r} is finite with this H; {way}")
+            if (left := divided.stationarity(W, H.mT).item()) > 10 * tol:
+                warnings.warn(f"W is not settled: certificate {left:.2g}, tol is {tol:g}", stacklevel=2)
         return give_back(_cone_times(problem, (W, H), 2.0**power)[0], table.form, table.rows, self.components)
 
     def __repr__(self) -> str:
@@ -277,14 +283,18 @@ class _Loop:
                 self.stopped = "stalled" if still >= 5 else "max_iter" if at >= self.max_iter else ""
 
     def _finish(self) -> None:
-        """Put W as transform gives it in the place of the iterate, and judge that point.
+        """Put W as transform gives it in the place of the iterate, if that is no worse, and judge that point.
 
-        Where the constraint on W is not convex, only if that is no worse.
+        Where the constraint on W is convex, a W that is no less settled is no worse: its value differs by as little.
         """
         state, H, prox = self.state, self.state.H, self.problem.prox_W
         W = best_rows(self.problem, self.solver, H.mT, self.tol)
-        value = self.problem.value(W, H)
-        if bool(value.isfinite() if prox.convex and prox.exact else value <= self.problem.value(state.W, H)):
+        value, before = self.problem.value(W, H), self.problem.value(state.W, H)
+        good = value <= before
+        if prox.convex and prox.exact:
+            left, was = (self.problem.stationarity(A, H.mT) for A in (W, state.W))
+            good = good | value.isfinite() & (left <= was.clamp(min=10 * self.tol))
+        if bool(good):
             self.state = State(W, H, state.w, state.h, state.sweep)
         if self.history and self.history[-1]["iteration"] == state.sweep:
             self.history.pop()
@@ -356,7 +366,7 @@ def _first_rows(problem: Problem, B: Tensor) -> Tensor:
     X, prox = problem.X, problem.prox_W
     zero = torch.zeros(X.shape[0], B.shape[1], dtype=B.dtype, device=B.device)
     if problem.loss.quadratic:
-        return prox(zero, math.inf)
+        return prox.rest(zero)
     ones = torch.ones_like(zero)
     w = torch.ones_like(X.entries()) if X.weight is None else X.weight
     data = X.sums(w * X.entries())
@@ -364,7 +374,7 @@ def _first_rows(problem: Problem, B: Tensor) -> Tensor:
     data, pred = problem.cols.sum(data, pred)
     A = prox(torch.where(pred > 0, data / pred, 0.0)[:, None].expand_as(ones).clone(), 0.0)
     (loss,) = problem.rows.sum(problem.row_losses(A, B).sum())
-    return A if bool(loss.isfinite()) else (A + prox(zero, math.inf)) / 2  # a constraint may have put a 0 where there is data
+    return A if bool(loss.isfinite()) else (A + prox.rest(zero)) / 2  # a constraint may have put a 0 where there is data
 
 
 # ── the door ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -410,8 +420,10 @@ def _fits(problem: Problem, rank: int) -> list[str]:
     if rank > m and rank > n and problem.rows.size == problem.cols.size == 1:
         notes.append(f"Rank {rank} is above both sides of X ({m} x {n}): components beyond {min(m, n)} add nothing.")
     for name, prox, other in (("W", problem.prox_W, problem.prox_H), ("H", problem.prox_H, problem.prox_W)):
-        if not prox.is_set and prox.cone and other.is_set and other.cone:
-            free = "H" if name == "W" else "W"
+        free = "H" if name == "W" else "W"
+        if not prox.attained:
+            notes.append(f"{prox!r} on {name} has no minimiser: bound {name}, e.g. by + box(0, 10), or by + ridge(0.1).")
+        elif not prox.is_set and prox.cone and other.is_set and other.cone and _least_at_zero(problem, name, rank):
             notes.append(
                 f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex."
             )
@@ -419,9 +431,9 @@ def _fits(problem: Problem, rank: int) -> list[str]:
         warnings.warn(note, stacklevel=4)
     for name, prox in (("W", problem.prox_W), ("H", problem.prox_H)):
         if not prox.exact:
-            notes.append(
-                f"{prox!r} on {name} minimises nothing known: no certificate, its own term counts 0, and transform may differ."
-            )
+            nothing = "minimises nothing known: no certificate, its own term counts 0, and transform may differ"
+            why = "is solved by rounds, to a tolerance: no certificate" if len(prox.terms) > 1 else nothing
+            notes.append(f"{prox!r} on {name} {why}.")
         elif not prox.convex:
             notes.append(
                 f"{prox!r} on {name} is not convex: the certificate holds for a step of 1 / curvature, and transform may differ."
@@ -467,10 +479,17 @@ def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:
 # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _least_at_zero(problem: Problem, name: str, rank: int) -> bool:
+    """Whether the penalty on that factor is least where it vanishes."""
+    side = problem if name == "W" else problem.T
+    return not bool(side.prox_W.rest(torch.zeros(side.X.shape[0], rank, dtype=side.X.dtype, device=side.X.device)).any())
+
+
 def _status(loop: _Loop, problem: Problem) -> str:
     row, n = loop.history[-1], loop.state.sweep
     worst = _worst(row)
-    has = f"certificate {worst:.2g}" if worst == worst else "no certificate"
+    digits = 2 if worst <= loop.tol or float(f"{worst:.2g}") > loop.tol else 4
+    has = f"certificate {worst:.{digits}g}" if worst == worst else "no certificate"
     kind = str(problem.X.dtype).removeprefix("torch.")
     if loop.stopped == "converged":
         return f"Converged after {n} iterations: {has}, at or below tol {loop.tol:g}."

@@ -67,7 +67,7 @@ def _random(problem: Problem, rank: int, seed: int, stream: int) -> Tensor:
     """Numbers in the scale of the constraint: of both signs where it allows them, else positive."""
     m = problem.X.shape[0]
     u = uniforms(m, rank, seed, problem.rows.offset(m), stream).to(problem.X.device, problem.X.dtype)
-    centre = problem.prox_W(torch.zeros_like(u), torch.inf).abs().mean()
+    centre = problem.prox_W.rest(torch.zeros_like(u)).abs().mean()
     u = u * torch.where(centre > 0, 2 * centre, 1.0)
     return 2 * u - 1 if _signed(problem.prox_W, u) and _signed_data(problem) else u
 
@@ -134,7 +134,7 @@ def _scaled(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
 
 def lifted(problem: Problem, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     """The start, raised from zero as little as makes its loss finite: under KL a 0 predicted for data is infinitely wrong."""
-    for lift in (0.0, 1e-3, 1e-2, 0.1, 1.0):
+    for lift in (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0):
         w = problem.prox_W(W + lift * _size(W), 0.0) if lift else W
         h = problem.prox_H(H + lift * _size(H), 0.0) if lift else H
         (loss,) = problem.rows.sum(problem.row_losses(w, h.mT).sum())

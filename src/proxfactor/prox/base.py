@@ -146,6 +146,10 @@ class Prox(Spelled, ABC):
         away = x - self._prox(x, 0.0)
         return away.abs() if self.dims == () else torch.linalg.vector_norm(away, dim=dims_of(self.dims, x.ndim), keepdim=True)
 
+    def rest(self, zero: Tensor) -> Tensor:
+        """Where g alone would leave a factor: its minimiser nearest 0, or prox(0) with step 1 if it has none."""
+        return self(zero, math.inf if self.attained else 1.0)
+
     @property
     def T(self) -> Prox:
         """The same operator on x.mT."""

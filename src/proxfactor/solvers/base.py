@@ -109,12 +109,14 @@ def divide(a: Tensor, d: Tensor) -> Tensor:
     return torch.where(d > 0, a / d, 0.0)
 
 
-def step_of(d: Tensor) -> Tensor:
-    """The prox step 1 / d; inf where there is no curvature, so that only the constraint's own term counts."""
-    return torch.where(d > 0, 1 / d, torch.inf)
+def step_of(d: Tensor, prox: Prox) -> Tensor:
+    """The prox step 1 / d. Where there is no curvature only prox's own term counts: inf, or 0 if that has no minimiser."""
+    return torch.where(d > 0, 1 / d, torch.inf if prox.attained else 0.0)
 
 
-def forget_empty(q: Quadratic, A: Tensor) -> Tensor:
+def forget_empty(q: Quadratic, A: Tensor, prox: Prox) -> Tensor:
     """A with zeros in the rows without any data, so that they become prox(0, inf), whatever the start was."""
+    if not prox.attained:
+        return A
     empty = (q.diag == 0).all(1, keepdim=True) & (q.C == 0).all(1, keepdim=True)
     return torch.where(empty, 0.0, A)

@@ -28,11 +28,11 @@ class HALS(Passes):
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
         parts = [prox.take(slice(j, j + 1), 1) for j in range(A.shape[1])]
         D = group_metric(prox, q.diag, tuple(A.shape), "amax")
-        steps = step_of(D).split(1, dim=1)
+        steps = step_of(D, prox).split(1, dim=1)
         C = divide(q.C, D).mT.contiguous()
         G = divide(q.G, D[..., :, None] if q.G.ndim == 3 else D.mT)
         G = G if q.G.ndim == 2 else G.permute(1, 2, 0).contiguous()
-        At = forget_empty(q, A).mT.contiguous()  # component first: each one is then contiguous
+        At = forget_empty(q, A, prox).mT.contiguous()  # component first: each one is then contiguous
         for _ in range(self.inner):
             for a, g, c, p, step in zip(At, G, C, parts, steps, strict=True):
                 slope = g @ At if g.ndim == 1 else (g * At).sum(0)

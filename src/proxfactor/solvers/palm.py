@@ -22,7 +22,7 @@ class PALM(Passes):
 
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
         D = group_metric(prox, q.bound(), tuple(A.shape), "amax")
-        A = forget_empty(q, A)
+        A = forget_empty(q, A, prox)
         for _ in range(self.inner):
-            A = prox(A - divide(q.grad(A), D), step_of(D))
+            A = prox(A - divide(q.grad(A), D), step_of(D, prox))
         return A
