@@ -14,17 +14,132 @@ import numpy as np
 import torch
 
 from proxfactor.prox import (
+    ETP,
+    L0,
     L1,
+    L2,
+    MCP,
+    PSD,
+    SCAD,
+    Affine,
+    BerHu,
+    Binary,
+    Birkhoff,
     Box,
+    CappedL1,
+    CappedSimplex,
+    Cauchy,
+    CenterOn,
+    Codebook,
+    Columns,
+    Composed,
+    Concave,
+    Conjugate,
+    Convex,
+    Distance,
+    Dykstra,
+    Eigen,
+    ElasticNetBall,
     Entropy,
+    Envelope,
+    EpsInsensitive,
+    ExclusiveLasso,
+    Exponential,
+    ExponentialCone,
+    Fair,
+    FermiDirac,
     Fixed,
+    Geman,
+    GroupL0,
+    GroupL1Ball,
+    GroupLasso,
+    GroupLHalf,
+    GroupMCP,
+    GroupSCAD,
+    GroupTopK,
+    HalfSpace,
+    Hankel,
+    Hinge,
+    Hoyer,
+    Huber,
+    Hyperplane,
+    Integers,
+    Inverse,
+    Isotonic,
+    KSupport,
+    KyFan,
+    L1Ball,
+    L1L2Ball,
+    L1MinusL2,
+    L1Sphere,
+    L2Ball,
+    L2Cubed,
     L2Squared,
+    LHalf,
+    Linear,
+    LinearSubspace,
+    LInf,
+    LInfBall,
+    LogBarrier,
+    LogDet,
+    Logistic,
+    LogSum,
+    LTwoThirds,
+    Max,
+    Minimum,
+    MirrorSymmetric,
+    NofM,
     NonNegative,
+    NonNegativeSphere,
+    NonPositive,
     Normalize,
+    Nuclear,
+    NuclearBall,
+    OutsideBall,
+    OverlappingGroups,
+    Pinball,
+    Poisson,
+    Power,
     Prox,
+    PseudoHuber,
+    QuadraticForm,
+    RadialMonotone,
+    Range,
+    RankAtMost,
+    RankPenalty,
+    RotatedCone,
+    Rows,
+    Scaled,
+    Schatten,
+    SecondOrderCone,
     Simplex,
+    Singular,
+    Slab,
+    Slope,
+    Smooth,
+    SolidSimplex,
+    SparseSimplex,
+    Spectral,
+    SpectralBall,
+    Sphere,
+    Split,
+    SquaredHinge,
+    Stiefel,
+    SumLargest,
+    SumLargestAbs,
     SumToOne,
+    SymmetricMatrix,
+    Toeplitz,
+    TopK,
+    TotalVariation,
+    TotalVariationImage,
+    Translated,
+    TransportPolytope,
+    TreeGroups,
+    TrendFilter,
+    TruncatedSquare,
     Unconstrained,
+    Unimodal,
 )
 
 INF = math.inf
@@ -143,35 +258,6 @@ free, positive, known = (lambda y: 0.0, lambda y: (0, [])), (nonneg, lambda y: (
 
 # ── entries ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-from proxfactor.prox.entries import Binary, Codebook, Integers, Linear, NonPositive  # noqa: E402
-from proxfactor.prox.penalties import (  # noqa: E402
-    ETP,
-    L0,
-    MCP,
-    SCAD,
-    BerHu,
-    CappedL1,
-    Cauchy,
-    EpsInsensitive,
-    Exponential,
-    Fair,
-    FermiDirac,
-    Geman,
-    Hinge,
-    Huber,
-    Inverse,
-    LHalf,
-    LogBarrier,
-    Logistic,
-    LogSum,
-    LTwoThirds,
-    Pinball,
-    Poisson,
-    Power,
-    PseudoHuber,
-    SquaredHinge,
-    TruncatedSquare,
-)
 
 CENTERS = tensor([0.5], [-1.0], [2.0])
 COUNTS = tensor([3.0, 0.0, 1.0, 0.5])
@@ -339,15 +425,6 @@ ENTRIES = [
 
 # ── simplices ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-from proxfactor.prox.simplices import (  # noqa: E402
-    Affine,
-    CappedSimplex,
-    HalfSpace,
-    Hyperplane,
-    Slab,
-    SolidSimplex,
-    SparseSimplex,
-)
 
 FORM, PER_ROW = tensor(1.0, 0.0, -2.0, 0.5), tensor([0.3], [-0.4], [2.0])
 EQUATIONS = tensor([1.0, 1.0, 1.0, 1.0], [1.0, 0.0, -1.0, 2.0])
@@ -422,26 +499,6 @@ SIMPLICES = [
 ]
 
 # ── balls ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-from proxfactor.prox.balls import (  # noqa: E402
-    ElasticNetBall,
-    ExponentialCone,
-    GroupL1Ball,
-    GroupTopK,
-    Hoyer,
-    L1Ball,
-    L1L2Ball,
-    L1Sphere,
-    L2Ball,
-    LInfBall,
-    NofM,
-    NonNegativeSphere,
-    OutsideBall,
-    RotatedCone,
-    SecondOrderCone,
-    Sphere,
-    TopK,
-)
 
 
 def length(y, dim):
@@ -577,29 +634,6 @@ BALLS = [
 
 # ── norms ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-from proxfactor.prox.groups import (  # noqa: E402
-    ExclusiveLasso,
-    GroupL0,
-    GroupLasso,
-    GroupLHalf,
-    GroupMCP,
-    GroupSCAD,
-    OverlappingGroups,
-    TreeGroups,
-)
-from proxfactor.prox.norms import (  # noqa: E402
-    L2,
-    KSupport,
-    L1MinusL2,
-    L2Cubed,
-    LInf,
-    Max,
-    Range,
-    Slope,
-    SumLargest,
-    SumLargestAbs,
-)
-
 
 def along(dim, of, lam=1.0, cvx=None):
     """g and cvx of λ Σ of(slice), with of and cvx for one slice of a matrix, a 1-D tensor or a cvxpy vector."""
@@ -723,13 +757,9 @@ NORMS = [
     Example(L1MinusL2(0), along(0, lambda v: v.abs().sum() - norm_of(v))[0]),
 ]
 
-# ── shapes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── order and variation ───────────────────────────────────────────────────────────────────────────────────────────────
 
 SHAPES = []
-
-# order
-
-from proxfactor.prox.order import Concave, Convex, Isotonic, Unimodal  # noqa: E402
 
 
 def monotone(dim, sign=1):
@@ -772,8 +802,6 @@ ORDER = [
 SHAPES += ORDER
 
 # variation
-
-from proxfactor.prox.variation import QuadraticForm, Smooth, TotalVariation, TotalVariationImage, TrendFilter  # noqa: E402
 
 
 def change(dim, lam, order=1, power=1, ring=0):
@@ -857,27 +885,6 @@ SHAPES += [
 
 # ── matrices ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-from proxfactor.prox.matrices import (  # noqa: E402
-    PSD,
-    Birkhoff,
-    Eigen,
-    Hankel,
-    KyFan,
-    LinearSubspace,
-    LogDet,
-    Nuclear,
-    NuclearBall,
-    RankAtMost,
-    RankPenalty,
-    Schatten,
-    Singular,
-    Spectral,
-    SpectralBall,
-    Stiefel,
-    SymmetricMatrix,
-    Toeplitz,
-    TransportPolytope,
-)
 
 BASIS = tensor([1.0, 2.0, 0.0, -1.0], [0.0, 1.0, 1.0, 1.0], [2.0, 5.0, 1.0, -1.0])  # the third is a sum of the others
 
@@ -978,8 +985,6 @@ MATRICES = [
 
 # ── images ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-from proxfactor.prox.images import CenterOn, MirrorSymmetric, RadialMonotone  # noqa: E402
-
 
 def mirrored(dim, shape, *axes):
     def g(y):
@@ -1007,20 +1012,6 @@ IMAGES = [
 
 # ── built ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-from proxfactor.prox.built import (  # noqa: E402
-    Columns,
-    Composed,
-    Conjugate,
-    Distance,
-    Dykstra,
-    Envelope,
-    Minimum,
-    Rows,
-    Scaled,
-    Translated,
-)
-from proxfactor.prox.penalties import L0, MCP, Huber, LogBarrier  # noqa: E402
-from proxfactor.prox.sums import Split  # noqa: E402
 
 TURN = torch.linalg.qr(drawn(70, 3, 3))[0]
 SHARES = tensor([1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0])

@@ -57,3 +57,13 @@ def test_the_table_of_operators_is_what_the_classes_say():
         sys.path.pop(0)
     pictures = {p.stem for p in (ROOT / "docs" / "operators").glob("*.svg")}
     assert (ROOT / "docs" / "operators.md").read_text(encoding="utf-8") == make.page(pictures), "run make docs"
+
+
+def test_what_the_page_of_peers_calls_ours_can_be_read():
+    from proxfactor import Prox
+
+    rows = re.findall(r"^\| `[^|]*\| ([^|]*)\|", (ROOT / "docs" / "peers.md").read_text(encoding="utf-8"), re.MULTILINE)
+    texts = [text for cell in rows for text in re.findall(r"`([^`]+)`", cell) if "$" not in text]
+    assert len(texts) > 200
+    for text in texts:
+        assert isinstance(Prox.parse(text), Prox)

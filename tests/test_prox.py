@@ -685,3 +685,17 @@ def test_what_looks_at_the_place_of_a_number_is_not_taken_in_blocks():
     rows = Rows({0: NonNegative()}, rest=L1(0.5))
     assert not any(p.alike for p in (rows, rows.T, rows + NonPositive(), Simplex(0), L1(WEIGHTS)))
     assert all(p.alike for p in (L1(0.5), L1(0.5) + NonNegative(), Translated(L1(0.5), 1.0)))
+
+
+@every([e for e in PLAIN if e.op.exact and e.op.attained])
+def test_long_slices_take_the_limits_of_the_step_too(e):
+    shape = [2, 2]
+    shape[e.op.dim] = 300
+    x = 2 * drawn(38, *shape)
+    try:
+        ends = [e.op(x, step) for step in (0.0, INF)]
+    except ValueError as refused:
+        assert "300" in str(refused)  # noqa: PT017
+        return
+    for y, step in zip(ends, (1e-13, 1e11), strict=True):
+        assert torch.allclose(y, e.op(x, step), atol=1e-6 + 10 * e.tol**0.5)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxfactor.prox import L1, Box, Entropy, L2Squared, NonNegative, Prox
-from proxfactor.prox.entries import Binary, Codebook, Integers, Linear, NonPositive
+from proxfactor.prox.entries import Binary, Codebook, Fixed, Integers, Linear, NonPositive
 from proxfactor.prox.penalties import (
     ETP,
     L0,
@@ -497,3 +497,31 @@ def test_domains():
     assert LogBarrier(0.0).value(tensor(-1.0)) == INF
     assert Poisson(tensor(0.0, 1.0, 2.0))(x, INF).tolist() == [0, 1, 2]
     assert Poisson(0.0).value(tensor(0.0, 3.0)) == 3
+
+
+@pytest.mark.parametrize("kind", [Logistic, Exponential, LogBarrier, Inverse])
+def test_without_weight_every_point_of_the_closed_domain_is_a_minimiser(kind):
+    x = tensor(-1.0, 0.0, 2.0)
+    near = x.clamp(min=0) if kind in (LogBarrier, Inverse) else x
+    for p in (kind(0), kind(tensor(0.0, 0.0, 0.0))):
+        assert p.attained
+        for step in (0.0, 1.0, INF, tensor(0.0, 1.0, INF)):
+            assert torch.equal(p(x, step), near)
+        assert p.value(near) == 0
+    assert not kind(tensor(0.0, 0.0, 1.0)).attained
+
+
+def test_without_a_mask_what_is_not_nan_is_fixed():
+    values = tensor(1.0, math.nan, -2.0)
+    x = tensor(5.0, 6.0, 7.0)
+    for p in (Fixed(values), Fixed([1.0, math.nan, -2.0]), Prox.parse("fixed($v)", {"v": values})):
+        assert torch.equal(p(x), tensor(1.0, 6.0, -2.0))
+        assert torch.equal(Prox.parse(*p.spell())(x), p(x))
+        assert p.value(p(x)) == 0
+        assert not p.cone
+    part = Fixed(values[None]).take(slice(1, 2), 1)
+    assert torch.equal(part(x[None, 1:2]), x[None, 1:2])
+    with pytest.raises(ValueError, match="every value is NaN, so that nothing is fixed"):
+        Fixed(tensor(math.nan, math.nan))
+    with pytest.raises(ValueError, match="not finite"):
+        Fixed(tensor(1.0, INF))

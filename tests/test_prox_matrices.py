@@ -578,3 +578,46 @@ def test_the_text_form_knows_the_short_names():
     p = TransportPolytope([1.0, 2.0], [3.0])
     assert repr(Prox.parse(*p.spell())) == repr(p)
     assert torch.equal(p.T.rows, p.columns)
+
+
+# ── in float32, and at the boundary ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@both()
+def test_far_outside_a_spectral_ball_its_own_point_is_in_it_and_inside_nothing_changes(dtype):
+    x = (1e4 * drawn(0, 5, 4, 20)).to(dtype)
+    for radius in (1.5, 0.0):
+        op = SpectralBall(radius)
+        y = op(x)
+        assert op.value(y) == 0
+        assert torch.linalg.svdvals(y.double()).amax() <= radius * (1 + 1e-5)
+        assert all(op.value(one) == 0 for one in y)
+    mixed = torch.stack([1e-5 * x[0], x[1]])
+    y = SpectralBall(1.5)(mixed)
+    assert torch.equal(y[0], mixed[0])
+    assert y.data_ptr() != mixed.data_ptr()
+    assert torch.allclose(y[1], SpectralBall(1.5)(x[1]))
+    assert SpectralBall(1.5)(torch.zeros(0, 3, dtype=dtype)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_long_rows_of_a_transport_polytope_have_their_sums_in_float32_too(size):
+    op = TransportPolytope(torch.full((4,), 1000.0), torch.full((200,), 20.0))
+    x = (size * drawn(1, 4, 200)).float()
+    y = op(x)
+    assert y.dtype == torch.float32
+    assert op.value(y) == 0
+    assert torch.allclose(y.double(), op(x.double()), rtol=1e-6, atol=1e-5)
+    assert torch.allclose(y.double().sum(0), torch.tensor(20.0).double(), rtol=1e-6)
+    assert torch.allclose(y.double().sum(1), torch.tensor(1000.0).double(), rtol=1e-6)
+
+
+def test_without_weight_the_barrier_is_the_cone():
+    op, x = LogDet(0), torch.diag(tensor(2.0, 0.0, -1.0))
+    assert op.attained
+    assert not LogDet(0.1).attained
+    for step in (0.0, 1.0, INF):
+        assert torch.allclose(op(x, step), PSD()(x))
+    assert op.value(PSD()(x)) == 0
+    assert op.value(x) == INF
+    assert LogDet(0.1).value(PSD()(x)) == INF

@@ -456,3 +456,12 @@ def test_entries_of_no_group_are_left_alone_and_empty_tensors_are_empty():
     assert L2()(torch.zeros(0, 3)).shape == (0, 3)
     assert L2().value(torch.zeros(0, 3)) == 0
     assert GroupLasso(1).value(torch.zeros(3, 0)) == 0
+
+
+@pytest.mark.parametrize("p", [Max(1, 0.0), SumLargest(1, 2, 0.0)], ids=repr)
+def test_without_weight_every_point_is_a_minimiser(p):
+    x = drawn(0, 3, 4)
+    assert p.attained
+    for step in (0.0, 1.0, INF, torch.full((3, 1), INF)):
+        assert torch.equal(p(x, step), x)
+    assert not Max(1, 0.1).attained

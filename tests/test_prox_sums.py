@@ -16,21 +16,35 @@ from proxfactor.prox import (
     Function,
     L2Squared,
     NonNegative,
+    NonPositive,
     Normalize,
     Prox,
     Simplex,
     SumToOne,
     Unconstrained,
 )
-from proxfactor.prox.balls import L1Ball, L2Ball, LInfBall, NofM, NonNegativeSphere, Sphere, TopK
+from proxfactor.prox.balls import L1Ball, L2Ball, LInfBall, NofM, NonNegativeSphere, SecondOrderCone, Sphere, TopK
 from proxfactor.prox.base import group_metric
 from proxfactor.prox.built import in_turn
 from proxfactor.prox.entries import Linear
 from proxfactor.prox.groups import GroupL0, GroupLasso, GroupMCP
 from proxfactor.prox.norms import L2, KSupport, L1MinusL2, LInf, Max, Range, Slope, SumLargest
 from proxfactor.prox.order import Concave, Isotonic, Unimodal
-from proxfactor.prox.penalties import L0, MCP, SCAD, CappedL1, Hinge, Huber, LHalf, LogBarrier, LogSum
-from proxfactor.prox.simplices import CappedSimplex, SolidSimplex
+from proxfactor.prox.penalties import (
+    L0,
+    MCP,
+    SCAD,
+    CappedL1,
+    Exponential,
+    Hinge,
+    Huber,
+    Inverse,
+    LHalf,
+    LogBarrier,
+    Logistic,
+    LogSum,
+)
+from proxfactor.prox.simplices import CappedSimplex, Slab, SolidSimplex
 from proxfactor.prox.sums import Split, Sum
 from proxfactor.prox.variation import Smooth, TotalVariation
 
@@ -262,6 +276,58 @@ def test_sets_that_do_not_meet_are_named_when_the_rounds_end():
     p = Split(Simplex(0) + SumToOne(1), most=200)
     with pytest.raises(ValueError, match=r"Split\(Simplex.* do not meet; after 200 rounds they are still"):
         p(drawn(0, 3, 4))
+
+
+def test_sets_that_meet_are_not_said_to_be_apart_while_the_rounds_still_bring_them_together():
+    cones = Split(Unimodal(1, peak=1) + SecondOrderCone(1), most=100)
+    with pytest.warns(UserWarning, match="has not settled"):
+        cones(1.3 * drawn(0, 3, 4), 0.7)
+    slow = Split(L2Ball(0, 1.0) + Slab(0, 2**0.5, 5.0), most=100)  # they touch in one point
+    with pytest.warns(UserWarning, match="has not settled"):
+        slow(tensor([3.0], [-1.0]))
+    for radius in (0.9, 0.5, 0.1):
+        with pytest.raises(ValueError, match="do not meet"):
+            Split(L2Ball(0, radius) + Slab(0, 2**0.5, 5.0))(tensor([3.0], [-1.0]))
+
+
+ENDS = [
+    (Linear(0.1) + NonNegative(), 0.0),
+    (LogBarrier(0.1) + Box(0, 5), 5.0),
+    (Inverse(0.1) + Box(0, 5) + Box(-1, 4), 4.0),
+    (Exponential(0.1) + NonNegative(), 0.0),
+    (Exponential(0.1) + Box(-2000, 0), -2000.0),
+    (Logistic(0.1) + LInfBall(2.0), 2.0),
+    (Max(dim=1, lam=0.1) + NonNegative(), 0.0),
+    (SumLargest(1, 2) + Box(-1, 1), -1.0),
+    (Linear(tensor(1.0, -1.0, 2.0, -0.1)) + Box(-1, 3), tensor(-1.0, 3.0, -1.0, 3.0)),
+    (Linear(-1e-9) + Logistic(0.1) + Box(-1e9, 1e9), 1e9),
+    (Linear(tensor(2.0, 1.0, 3.0, 4.0)) + Simplex(1), tensor(0.0, 1.0, 0.0, 0.0)),
+    (Linear(0.3) + TotalVariation(1, 0.3) + NonNegative(), 0.0),
+    (Linear(0.1) + Logistic(1.0) + Box(-5, 5), 2.1972245773362196),
+]
+
+
+@pytest.mark.parametrize(("p", "end"), ENDS, ids=lambda p: repr(p)[:60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_bounds_hold_has_a_minimiser_which_an_infinite_step_finds(p, end, dtype):
+    x = 2 * drawn(3, M, N).to(dtype)
+    assert p.attained
+    want = torch.as_tensor(end, dtype=dtype).expand(M, N)
+    assert torch.allclose(p(x, INF), want, rtol=1e-6, atol=1e-6)
+    assert torch.allclose(p(x, torch.full((M, 1), INF, dtype=dtype)), want, rtol=1e-6, atol=1e-6)
+    if p.dims == ():
+        some = torch.where(MASK, INF, 0.75).to(dtype)
+        assert torch.equal(p(x, some), torch.where(MASK, p(x, INF), p(x, torch.full_like(x, 0.75))))
+
+
+def test_where_no_bound_stops_the_fall_an_infinite_step_is_refused():
+    free = (Linear(-0.1) + NonNegative(), Linear(0.1) + NonPositive(), LogBarrier(0.1) + NonNegative(), Max(1) + NonPositive())
+    for p in (*free, Exponential(0.1) + Box(-INF, 3), Linear(0.1) + Fixed(VALUES, MASK), Linear(0.1) + L1(1.0)):
+        assert not p.attained
+        with pytest.raises(ValueError, match="no minimiser"):
+            p(drawn(0, M, N), INF)
+    level = Linear(tensor(0.0, 1.0, 0.0, 2.0)) + Box(tensor(-INF, 0.0, -INF, -1.0), INF)
+    assert torch.equal(level(drawn(0, M, N), INF)[:, [0, 2]], drawn(0, M, N)[:, [0, 2]])
 
 
 def test_rounds_that_do_not_settle_warn():

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._numba import kernel, share
+from ._numba import in_threads, kernel
 
 
 @kernel()
@@ -55,5 +55,5 @@ def keep_largest(x: Tensor, k: int) -> Tensor:
     rows = x.detach().reshape(-1, x.shape[-1]).contiguous()
     y, bits = torch.empty_like(rows), torch.int32 if x.dtype == torch.float32 else torch.int64
     mask = np.array(torch.iinfo(bits).max, dtype=rows.view(bits).numpy().dtype)[()]
-    share(partial(_rows, rows.view(bits).numpy(), mask, min(k, rows.shape[1]), y.view(bits).numpy()), rows.shape[0])
+    in_threads(partial(_rows, rows.view(bits).numpy(), mask, min(k, rows.shape[1]), y.view(bits).numpy()), rows.shape[0], x.numel())
     return y.reshape(x.shape)

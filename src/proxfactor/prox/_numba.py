@@ -24,12 +24,12 @@ def kernel(*signature: str, fastmath: bool | set[str] = False) -> Callable:
     return made
 
 
-def share(run: Callable[[int, int], None], size: int) -> None:
-    """run(first, last) on the parts of range(size), by as many threads as torch uses.
+def in_threads(run: Callable[[int, int], None], size: int, entries: int) -> None:
+    """run(first, last) on the parts of range(size), by as many threads as torch uses, or as so many entries are worth.
 
     Numba's own threads are not used: they abort where two callers meet, and forbid forks.
     """
-    threads = min(torch.get_num_threads(), size)
+    threads = min(torch.get_num_threads(), size, 1 + entries // 2**15)
     if threads < 2:
         run(0, size)
         return

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._numba import kernel, share
+from ._numba import in_threads, kernel
 
 _LANES = 64  # slices side by side, where they are short
 _SHORT, _LONG = 64, 4000  # up to these, rows and columns go so
@@ -270,11 +270,11 @@ def project(x: Tensor, total: float | Tensor) -> Tensor:
         laid = x.movedim(-1, place)
         laid = laid.reshape(-1, n, b)
         y = torch.empty_like(laid)
-        share(partial(_columns, laid.numpy(), totals, y.numpy()), laid.shape[0] * -(-b // _LANES))
+        in_threads(partial(_columns, laid.numpy(), totals, y.numpy()), laid.shape[0] * -(-b // _LANES), x.numel())
         return y.reshape(x.movedim(-1, place).shape).movedim(place, -1)
     rows = x.reshape(-1, n).contiguous()
     y = torch.empty_like(rows)
-    share(partial(_short_rows if n <= _SHORT else _rows, rows.numpy(), totals, y.numpy()), rows.shape[0])
+    in_threads(partial(_short_rows if n <= _SHORT else _rows, rows.numpy(), totals, y.numpy()), rows.shape[0], x.numel())
     return y.reshape(x.shape)
 
 
@@ -285,7 +285,7 @@ def project_weighted(x: Tensor, s: Tensor, total: float | Tensor) -> Tensor:
     steps = (s if s.numel() == n else s.expand_as(x)).reshape(-1, n).contiguous()
     y = torch.empty_like(rows)
     least = torch.finfo(x.dtype).eps ** 4  # below what ``relative`` makes of three levels
-    share(partial(_weighted_rows, rows.numpy(), steps.numpy(), _totals(x, total), least, y.numpy()), rows.shape[0])
+    in_threads(partial(_weighted_rows, rows.numpy(), steps.numpy(), _totals(x, total), least, y.numpy()), rows.shape[0], x.numel())
     return y.reshape(x.shape)
 
 

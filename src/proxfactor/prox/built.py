@@ -826,6 +826,7 @@ def in_turn(op: Prox, parts: Sequence[Prox], x: Tensor, step: Step, tol: float, 
     start = widest(x)
     step = step.double() if isinstance(step, Tensor) else step
     held = [torch.zeros_like(start) for _ in parts]
+    halfway = (start.new_zeros(()), start.new_zeros(()))
     last, pace, change, y = held[-1], start.new_ones((), dtype=torch.float64), torch.zeros(()), start
     for turn in range(1, most + 1):
         before = [*held[:-1], last]
@@ -837,16 +838,25 @@ def in_turn(op: Prox, parts: Sequence[Prox], x: Tensor, step: Step, tol: float, 
             change = torch.stack([largest(a - b) for a, b in zip(held, before, strict=True)]).amax()
             if not bool(change > tol * torch.maximum(largest(y), largest(start))):  # so too where there is a NaN
                 return y.to(x.dtype)
+        if turn == most // 2:
+            halfway = _apart(parts, y, held)
         last, gain = held[-1], held[-1] - last
         if len(parts) == 2:
             pace = torch.where(((guess - last) * gain.conj()).sum().real > 0, 1.0, pace)
             longer = (1 + (1 + 4 * pace**2).sqrt()) / 2
             held[-1], pace = last + (pace - 1) / longer * gain, longer
-    apart = torch.stack([largest(p.violation(y)) for p in parts]).amax()
-    if not bool(apart <= 1e-6 * largest(y)):
+    apart, moved = _apart(parts, y, [*held[:-1], last])
+    # Where sets do not meet, their distance settles and each round moves y as far again; cones have 0 in common.
+    settled = (apart > 1e-6 * torch.maximum(largest(y), largest(start))) & (apart > 0.95 * halfway[0])
+    if not all(p.cone for p in parts) and bool(settled & (moved > 1.5 * halfway[1])):
         raise ValueError(f"{op!r}: the sets do not meet; after {most} rounds they are still {apart.item():.1e} apart")
     warnings.warn(f"{op!r} has not settled to {tol:g} in {most} rounds: the last changed it by {change.item():.1e}", stacklevel=4)
     return y.to(x.dtype)
+
+
+def _apart(parts: Sequence[Prox], y: Tensor, held: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """How far outside a set y is, and how far the sets have moved it in all."""
+    return torch.stack([largest(p.violation(y)) for p in parts]).amax(), torch.stack([largest(h) for h in held]).amax()
 
 
 # ── plain functions ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -209,18 +209,24 @@ class Fixed(Prox):
     """Known entries: x = values under the mask, free elsewhere (values are not looked at there).
 
     values and mask are arrays of one shape that broadcasts to the factor; a mask of numbers counts as true where it is not 0.
-    Raises ValueError for a known value that is not finite.
+    Without a mask the values that are not NaN are known. Raises ValueError for a known value that is not finite, or if none
+    is known.
 
     >>> Fixed(torch.tensor([1.0, 0.0]), torch.tensor([True, False]))(torch.tensor([5.0, 5.0]))
+    tensor([1., 5.])
+    >>> Fixed(torch.tensor([1.0, float("nan")]))(torch.tensor([5.0, 5.0]))
     tensor([1., 5.])
     """
 
     values: Tensor
-    mask: Tensor
+    mask: Tensor = None  # type: ignore[assignment]  # a tensor from __post_init__ on
     formula = "x = values under mask"
 
     def __post_init__(self) -> None:
-        values, mask = array(self.values, "values of Fixed"), array(self.mask, "mask of Fixed") != 0
+        values = array(self.values, "values of Fixed")
+        mask = ~values.isnan() if self.mask is None else array(self.mask, "mask of Fixed") != 0
+        if self.mask is None and not bool(mask.any()):
+            raise ValueError("Fixed: every value is NaN, so that nothing is fixed; give numbers for the known entries")
         try:
             values, mask = torch.broadcast_tensors(values, mask)
         except RuntimeError:

@@ -347,7 +347,10 @@ class SpectralBall(_OfMatrix):
         return self.radius == 0
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
-        return x - _by_singular_values(x, lambda s: (s - self.radius).clamp(min=0))
+        if not x.numel():
+            return x.clone()
+        inside = _singular_values(x.detach())[..., :1, None] <= self.radius
+        return torch.where(inside, x, _by_singular_values(x, lambda s: s.clamp(max=self.radius)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -447,7 +450,8 @@ class LogDet(_Square):
     """A barrier that keeps a matrix positive definite: g = -λ log det x, prox(x) = V ½ (w + √(w² + 4 step λ)) Vᴴ.
 
     V w Vᴴ is the symmetric (Hermitian) part of x; g is infinite where x is not symmetric positive definite. There is no
-    minimiser: an infinite step is refused. A step of 0 gives the nearest positive semidefinite matrix.
+    minimiser: an infinite step is refused. A step of 0 gives the nearest positive semidefinite matrix, as any step does
+    where λ is 0: that is PSD.
 
     >>> LogDet(2.0)(torch.diag(torch.tensor([1.0, -1.0])))
     tensor([[2.0000, 0.0000],
@@ -459,7 +463,7 @@ class LogDet(_Square):
     cost = "n^1.5"
     is_set = False
     cone = True
-    attained = False
+    attained = property(lambda self: self.lam == 0)
     complex = True
 
     def __post_init__(self) -> None:
@@ -480,10 +484,12 @@ class LogDet(_Square):
         self.check((x.shape[-2], x.shape[-1]))
         if not x.numel():
             return x.abs().double().sum()
+        if not self.lam:
+            return super().value(x)
         y = _wide(x)
         odd = (y - y.mH).abs().amax((-2, -1)) > torch.finfo(x.dtype).eps ** 0.5 * y.abs().amax((-2, -1))
         w = torch.linalg.eigvalsh(_hermitian(y))
-        return torch.where(odd.any() | (w <= 0).any(), math.inf, -self.lam * w.clamp(min=0).log().sum() if self.lam else 0.0)
+        return torch.where(odd.any() | (w <= 0).any(), math.inf, -self.lam * w.clamp(min=0).log().sum())
 
 
 class _OfValues(Around):
@@ -877,7 +883,7 @@ class TransportPolytope(_OfMatrix):
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         self.check((x.shape[-2], x.shape[-1]))
-        return _transport(x, self.rows.to(x), self.columns.to(x))
+        return _transport(x, self.rows, self.columns)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -894,13 +900,15 @@ class Birkhoff(_Square):
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         self.check((x.shape[-2], x.shape[-1]))
-        one = x.new_ones(x.shape[-1])
+        one = torch.ones(x.shape[-1])
         return _transport(x, one, one)
 
 
-def _transport(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    if not x.numel():
-        return x.clone()
+def _transport(given: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    if not given.numel():
+        return given.clone()
+    x = given.double()  # in float32 the sums of long rows would be off by more than those of the columns allow
+    rows, columns = rows.to(x), columns.to(x)
     good = x.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
     x = torch.where(good, x, 0.0)
     x = x - x.mean(-1, keepdim=True)  # what all entries of a row or of a column share does not count
@@ -917,7 +925,7 @@ def _transport(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     ):  # by the implicit function theorem: one more step, of which only the slope counts
         d = _newton(*_row_by_row(x, rows, columns, b), x.new_full((1,), torch.finfo(x.dtype).eps ** 0.5))
         b = b + (d - d.detach())
-    return torch.where(good, _row_by_row(x, rows, columns, b)[0], math.nan)
+    return torch.where(good, _row_by_row(x, rows, columns, b)[0], math.nan).to(given.dtype)
 
 
 def _row_by_row(x: Tensor, rows: Tensor, columns: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -135,7 +135,7 @@ class LInf(Slices):
 class Max(Slices):
     """A low maximum: g = λ max x along a dim, prox(x) = min(x, θ) with θ such that Σ max(x - θ, 0) / step = λ.
 
-    The Moreau partner of the simplex. g is not bounded below: an infinite step is refused. λ ≥ 0 is a number.
+    The Moreau partner of the simplex. Not bounded below unless λ is 0: an infinite step is refused. λ ≥ 0 is a number.
 
     >>> Max(0, lam=2.0)(torch.tensor([4.0, 3.0, 1.0]))
     tensor([2.5000, 2.5000, 1.0000])
@@ -146,7 +146,7 @@ class Max(Slices):
     formula = "λ max x along dim"
     cost = "n log n"
     metric = "weighted"
-    attained = False
+    attained = property(lambda self: self.lam == 0)
 
     def _solve(self, x: Tensor, t: Tensor) -> Tensor:
         return x.clamp(max=peak(x, t)) if t.shape[-1] == 1 else clipped(x, t, level(x, t, 1))
@@ -190,7 +190,7 @@ class SumLargest(Slices):
     """A small sum of the k largest entries: g = λ Σ of them along a dim, prox(x) = x - min(max(x - θ, 0), step λ).
 
     θ is such that Σ min(max(x - θ, 0) / (step λ), 1) = k: the Moreau partner of the capped simplex. k = 1 is Max; of a slice
-    with fewer than k entries all are summed. g is not bounded below: an infinite step is refused. λ ≥ 0 is a number.
+    with fewer than k entries all are summed. Not bounded below unless λ is 0: an infinite step is refused. λ ≥ 0 is a number.
 
     >>> SumLargest(0, k=2)(torch.tensor([4.0, 2.0, 1.8, 0.0]))
     tensor([3.0000, 1.4000, 1.4000, 0.0000])
@@ -202,7 +202,7 @@ class SumLargest(Slices):
     formula = "λ Σ of the k largest x along dim"
     cost = "n log n"
     metric = "weighted"
-    attained = False
+    attained = property(lambda self: self.lam == 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -40,6 +41,14 @@ class _Penalty(Prox):
 
     @abstractmethod
     def _phi(self, y: Tensor) -> Tensor: ...
+
+
+class _Falling(_Penalty):
+    """A penalty without a minimiser, unless its weight is 0."""
+
+    @cached_property
+    def attained(self) -> bool:  # type: ignore[override]
+        return bool((array(self.lam, "") == 0).all())
 
 
 class _Inside(_Penalty):
@@ -319,7 +328,7 @@ class SquaredHinge(_Penalty):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Logistic(_Penalty):
+class Logistic(_Falling):
     """The logistic loss of a margin: g = λ Σ ln(1 + exp(-x)); it has no minimiser.
 
     prox(x) = x + w with w = s / (1 + exp(x + w)) and s = step λ. Where it is below 0 it is -prox(-x - s). ln w lies within
@@ -331,7 +340,6 @@ class Logistic(_Penalty):
 
     lam: Step = 1.0
     formula = "λ Σ ln(1 + e⁻ˣ)"
-    attained = False
 
     def _point(self, x: Tensor, t: Tensor) -> Tensor:
         felt = t > 0
@@ -360,7 +368,7 @@ class Logistic(_Penalty):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Exponential(_Penalty):
+class Exponential(_Falling):
     """Exponentials: g = λ Σ exp(x), prox(x) = x - ω(x + ln s) with s = step λ, ω Wright's omega; it has no minimiser.
 
     >>> Exponential(1.0)(torch.tensor([1.0, 0.0], dtype=torch.float64))
@@ -369,7 +377,6 @@ class Exponential(_Penalty):
 
     lam: Step = 1.0
     formula = "λ Σ eˣ"
-    attained = False
 
     def _point(self, x: Tensor, t: Tensor) -> Tensor:
         felt = t > 0
@@ -389,7 +396,7 @@ class Exponential(_Penalty):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LogBarrier(_Inside):
+class LogBarrier(_Falling, _Inside):
     """Away from zero: g = -λ Σ ln x on x > 0, prox(x) = (x + √(x² + 4 step λ)) / 2; it has no minimiser.
 
     >>> LogBarrier(1.0)(torch.tensor([0.0, 1.5]))
@@ -398,7 +405,6 @@ class LogBarrier(_Inside):
 
     lam: Step = 1.0
     formula = "-λ Σ ln x"
-    attained = False
 
     def _point(self, x: Tensor, t: Tensor) -> Tensor:
         return _positive_root(x, t, 1.0)
@@ -435,7 +441,7 @@ class Poisson(_Inside):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Inverse(_Inside):
+class Inverse(_Falling, _Inside):
     """Inverses: g = λ Σ 1/x^p on x > 0, prox(x) = the positive root of y^(p + 1) (y - x) = step λ p; it has no minimiser.
 
     >>> Inverse(4.0)(torch.tensor([1.0, 0.0], dtype=torch.float64), 1.0)
@@ -445,7 +451,6 @@ class Inverse(_Inside):
     lam: Step = 1.0
     p: float = 1.0
     formula = "λ Σ 1/x^p"
-    attained = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

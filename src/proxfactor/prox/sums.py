@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import balls, entries, groups, norms, order, penalties, simplices, variation
 from .base import Index, Prox, Step, largest, times
-from .built import Several, Transposed, check_rounds, in_turn, rounds_written
+from .built import Several, Transposed, check_rounds, in_turn, rounds_written, widest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,15 +44,42 @@ class Sum(Several):
     def _order(self) -> tuple[tuple[Prox, ...], str]:
         return _chain(self.parts) or (self.parts, "group")
 
-    @property
+    @cached_property
     def attained(self) -> bool:  # type: ignore[override]
-        return super().attained or any(_is(p, Ridge) and bool((torch.as_tensor(_weight(p)) > 0).all()) for p in self.parts)
+        return self._endless or any(_is(p, Compact) for p in self.parts) or _kept(self.parts)
+
+    @cached_property
+    def _endless(self) -> bool:
+        """Whether the parts take an infinite step: all have a minimiser, or a ridge comes first and makes it finite."""
+        ridge = any(_is(p, Ridge) and bool((torch.as_tensor(_weight(p)) > 0).all()) for p in self.parts)
+        return ridge or all(p.attained for p in self.parts)
 
     @property
     def streams(self) -> bool:  # type: ignore[override]
         return all(p.streams for p in self.parts)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
+        if self._endless or (not isinstance(step, Tensor) and step < math.inf):
+            return self._one_by_one(x, step)
+        s = entries.scalar(x, step)
+        free = s == math.inf
+        if self._stopped:  # as far as the bounds allow
+            side = self._stopped[0].to(x)
+            end = torch.where(side == 0, x, side * torch.finfo(x.dtype).max)
+            for p in self._stopped[1]:
+                end = p._prox(end, 1.0)
+            return torch.where(free, end, self._one_by_one(x, torch.where(free, 1.0, s)))
+        far = 1e8 * largest(x).double().clamp(min=1.0)  # a very long step: it goes as far as is needed, and x is still felt
+        return self._one_by_one(widest(x), torch.where(free, far, s.double())).to(x.dtype)
+
+    @cached_property
+    def _stopped(self) -> tuple[Tensor, list[Prox]] | tuple[()]:
+        """Where the parts without a minimiser fall, and the bounds, if there is nothing else."""
+        falling, others = _split(self._order[0], lambda p: not p.attained)
+        side = _side(falling) if all(_is(p, Bounds) for p in others) else None
+        return () if side is None else (side, others)
+
+    def _one_by_one(self, x: Tensor, step: Step) -> Tensor:
         ours = False  # whether x is a tensor that nobody else holds, nor the tape of gradients
         for p in self._order[0]:
             x = p._prox_(x, step) if ours else p._prox(x, step)
@@ -154,6 +181,17 @@ Kinds = tuple[type[Prox], ...]
 Ridge: Kinds = (entries.L2Squared,)
 Slope: Kinds = (entries.Linear,)
 Bounds: Kinds = (entries.NonNegative, entries.NonPositive, entries.Box, entries.Fixed, balls.LInfBall)
+
+# every entry lies between two finite bounds
+Compact: Kinds = (
+    *(simplices.Simplex, simplices.SolidSimplex, simplices.CappedSimplex, simplices.SparseSimplex),
+    *(balls.L1Ball, balls.L1Sphere, balls.L2Ball, balls.LInfBall, balls.L1L2Ball, balls.ElasticNetBall),
+    *(balls.Sphere, balls.NonNegativeSphere),
+)
+
+# without a minimiser: they fall where every entry grows, or falls, and grow beyond all bounds on the way back
+Rising: Kinds = (penalties.Exponential, norms.Max, norms.SumLargest)
+Sinking: Kinds = (penalties.Logistic, penalties.LogBarrier, penalties.Inverse)
 
 # g looks only at the sizes |x|, and does not fall where one of them grows
 Sizes: Kinds = (
@@ -298,6 +336,52 @@ def _beside(step: Step, lam: Step) -> Step:
     return torch.where(all_of_it == math.inf, 1 / weight, s / all_of_it)
 
 
+# ── infinite steps ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _split(parts: Sequence[Prox], which: Callable[[Prox], bool]) -> tuple[list[Prox], list[Prox]]:
+    return [p for p in parts if which(p)], [p for p in parts if not which(p)]
+
+
+def _side(falling: Sequence[Prox]) -> Tensor | None:
+    """Where all these fall, entry by entry: 1 upwards, -1 downwards, 0 if none of them looks at it; None if they differ."""
+    sides: list[Tensor] = []
+    for p in falling:
+        if not _is(p, (*Slope, *Rising, *Sinking)):
+            return None
+        name = "c" if _is(p, Slope) else "lam"
+        lam = dict(p._tensors()).get(name, getattr(_core(p), name))
+        sides.append(torch.as_tensor(lam, dtype=torch.float64).sign() * (1 if _is(p, Sinking) else -1))
+    try:
+        every = torch.stack(torch.broadcast_tensors(*sides))
+    except RuntimeError:  # tensors that do not fit together
+        return None
+    low, high = every.amin(0), every.amax(0)
+    return None if bool((low * high < 0).any()) else (low + high).sign()
+
+
+def _kept(parts: Sequence[Prox]) -> bool:
+    """Whether bounds stop every entry on the side where those parts fall that have no minimiser."""
+    falling, others = _split(parts, lambda p: not p.attained)
+    side, bounds = _side(falling), [p for p in others if _is(p, Bounds)]
+    tensors = [t for p in bounds for _, t in p._tensors()]
+    low, high = _ends(bounds, torch.broadcast_shapes(*(t.shape for t in tensors), (1, 1)))
+    if side is None:  # they may hold each other: bounds on both sides always do
+        return bool(((low > -1e299) & (high < 1e299)).all())
+    return bool(torch.where(side < 0, low > -1e299, (side == 0) | (high < 1e299)).all())
+
+
+def _ends(bounds: Sequence[Prox], shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The interval of each entry, ±1e300 where there is no bound."""
+    low, high = (torch.full(tuple(shape), v, dtype=torch.float64) for v in (-1e300, 1e300))
+    for p in bounds:
+        low, high = (
+            torch.maximum(low, p._prox(torch.full_like(low, -1e300), 0.0)),
+            torch.minimum(high, p._prox(torch.full_like(high, 1e300), 0.0)),
+        )
+    return low, high
+
+
 # ── + ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -379,7 +463,6 @@ def _meet(parts: list[Prox]) -> None:
                 shape = torch.broadcast_shapes(*(t.shape for _, t in [*p._tensors(), *q._tensors()]), (1, 1))
             except RuntimeError:
                 raise ValueError(f"the tensors of {p!r} and {q!r} do not fit together; each must broadcast to the factor") from None
-            ends = [op._prox(torch.full(shape, v, dtype=torch.float64), 0.0) for v in (-1e300, 1e300) for op in (p, q)]
-            low, high = torch.maximum(ends[0], ends[1]), torch.minimum(ends[2], ends[3])
+            low, high = _ends((p, q), shape)
             if bool((low > high + 1e-6 * high.abs()).any()):  # float32 values against float64 bounds
                 raise ValueError(f"{p!r} and {q!r} do not meet: no entry satisfies both; widen the bounds or change the values")
