@@ -37,6 +37,11 @@ TEXTS = {  # what each picture shows, where the name alone (or with dim=0) does 
 CURVES, BARS, LINES = ("entries", "penalties"), ("simplices", "balls", "norms", "groups"), ("order", "variation")
 
 
+def ours():
+    """The sections of the catalogue, without what others have added."""
+    return {name: kinds for name, kinds in sections().items() if name in SECTIONS}
+
+
 def operator(kind):
     for text in (TEXTS.get(kind.__name__, ""), f"{kind.__name__}()", f"{kind.__name__}(dim=0)"):
         try:
@@ -113,7 +118,7 @@ def picture(section, kinds):
 
 def page(pictures):
     """operators.md: ``pictures`` has the sections that have one."""
-    found = sections()
+    found = ours()
     count = sum(map(len, found.values()))
     lines = [
         "# The operators",
@@ -130,7 +135,7 @@ def page(pictures):
         "In the pictures grey is what goes in and blue is what comes out, with step 1.",
     ]
     for name, kinds in found.items():
-        lines += ["", f"## {name}: {SECTIONS.get(name, '')}", ""]
+        lines += ["", f"## {name}: {SECTIONS[name]}", ""]
         if name in pictures:
             lines += [f"![what each does to the same entries](operators/{name}.svg)", ""]
         lines += ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
@@ -164,7 +169,7 @@ def adding():
 
 
 def main():
-    drawn = {name for name, kinds in sections().items() if picture(name, kinds)}
+    drawn = {name for name, kinds in ours().items() if picture(name, kinds)}
     (HERE / "operators.md").write_text(page(drawn), encoding="utf-8")
 
 
