@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import functools
 import math
 import pickle
 
@@ -27,7 +26,6 @@ from proxfactor.prox import (
     Translated,
     Transposed,
     Unconstrained,
-    as_prox,
     group_metric,
 )
 from proxfactor.prox.base import Along
@@ -565,97 +563,7 @@ def test_violation_is_the_distance_of_each_slice():
     assert NonNegative().value(torch.zeros(0, 3)) == 0
 
 
-# ── functions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Halver(torch.nn.Module):
-    def forward(self, x, step):
-        return x / 2 * step
-
-
-class Caller:
-    def __call__(self, x, other, *, step=None):
-        return x * other * step
-
-
-def with_step_named(x, lam=3.0, step=1.0):
-    return x * step
-
-
-def with_required_second(x, t):
-    return x * t
-
-
-def with_optional_second(x, dim=0):
-    return x + dim
-
-
-def in_place(x):
-    return x.mul_(3)
-
-
-@pytest.mark.parametrize(
-    ("fn", "factor"),
-    [
-        (with_step_named, 0.5),
-        (with_required_second, 0.5),
-        (with_optional_second, 1),
-        (in_place, 3),
-        (Halver(), 0.25),
-        (functools.partial(with_step_named, lam=2.0), 0.5),
-        (functools.partial(with_step_named, step=7.0), 7),
-        (functools.partial(Caller(), other=2.0), 1),
-        (torch.nn.functional.relu, 1),
-        (torch.relu, 1),
-        (torch.nn.Threshold(0, 0), 1),
-        (torch.nn.Threshold(0, 0, inplace=True), 1),
-        (torch.nn.Identity(), 1),
-        (lambda x, *rest, **options: x * (1 + len(rest) + len(options)), 1),
-    ],
-    ids=lambda v: getattr(v, "__name__", type(v).__name__),
-)
-def test_a_plain_function_gets_the_step_by_its_name_or_as_a_required_second(fn, factor):
-    x = tensor(1.0, 2.0, 3.0)
-    before = x.clone()
-    y = as_prox(fn)(x, 0.5)
-    assert torch.equal(y, factor * x)
-    assert torch.equal(x, before)
-    assert y.data_ptr() != x.data_ptr()
-
-
-def test_a_function_states_that_nothing_is_known_of_it():
-    p = as_prox(torch.relu)
-    assert (p.exact, p.convex, p.metric, p.dims) == (False, False, "group", None)
-    assert p.value(tensor(-1.0)) == 0
-    assert p.violation(tensor([-1.0])).tolist() == [[0.0]]
-    assert p.couples(0)
-    assert p.couples(1)
-    assert p(torch.ones(2, dtype=torch.bfloat16)).dtype == torch.bfloat16
-    with pytest.raises(ValueError, match="couples dim 0"):
-        p.take(slice(0, 1), 0)
-    with pytest.raises(ValueError, match="constant over all dims"):
-        p(torch.ones(2), torch.ones(2))
-    with_step_named.value = lambda x: x.sum()
-    assert as_prox(with_step_named).value(tensor(1.0, 2.0)) == 3
-    del with_step_named.value
-
-
-def test_a_function_that_changes_the_shape_or_returns_no_tensor_is_refused():
-    with pytest.raises(ValueError, match=r"\(3,\) into \(1, 3\)"):
-        as_prox(lambda x: x[None])(torch.ones(3))
-    with pytest.raises(ValueError, match="into ndarray"):
-        as_prox(lambda x: x.numpy())(torch.ones(3))
-
-
-def test_as_prox_reads_operators_texts_functions_and_none():
-    p = Simplex(1)
-    assert as_prox(p) is p
-    assert repr(as_prox("simplex(dim=1)")) == repr(p)
-    assert isinstance(as_prox(None), Unconstrained)
-    with pytest.raises(TypeError, match=r"write NonNegative\(\)"):
-        as_prox(NonNegative)
-    with pytest.raises(TypeError, match="operator is needed"):
-        as_prox(3)
+# ── the catalogue ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_every_listed_operator_is_among_the_examples():
