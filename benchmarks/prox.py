@@ -160,7 +160,7 @@ def peers(name, x):
         "l1 ball": [lambda: jaxopt("projection", "projection_l1_ball", 1.0, rows=True), lambda: optax("projection_l1_ball")],
         "l2 ball": [lambda: jaxopt("projection", "projection_l2_ball", 1.0, rows=True), lambda: optax("projection_l2_ball")],
         "group lasso": [lambda: jaxopt("prox", "prox_group_lasso", LAM, rows=True)],
-        "linf": [lambda: by_row_spams(spams)],
+        "linf": [lambda: spams("linf")],
         "isotonic": [lambda: isotonic("scipy"), lambda: isotonic("sklearn"), lambda: tensorly("monotonicity_prox")],
         "unimodal": [lambda: tensorly("unimodality_prox")],
         "tv": [prox_tv, lambda: spams("fused-lasso", lambda2=0.0, lambda3=0.0)],
@@ -171,10 +171,6 @@ def peers(name, x):
             yield build()
         except (ImportError, AttributeError, TypeError) as error:
             print(f"    (a peer of {name} is left out: {error})")
-
-
-def by_row_spams(spams):
-    return spams("linf")
 
 
 def timed(peer, shape):

@@ -12,7 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from .base import Along, Prox, Step, array, relative
+from .base import Along, Prox, Step, array, relative, whole
 from .simplices import large, project_simplex
 
 
@@ -410,7 +410,7 @@ class GroupTopK(_Groups):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _count(self, "k")
+        whole(self, "k")
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         self._differ(x.ndim)
@@ -447,7 +447,7 @@ class TopK(Along):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _count(self, "k")
+        whole(self, "k")
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if x.shape[self.dim] == 0:
@@ -482,8 +482,8 @@ class NofM(Along):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _count(self, "n")
-        _count(self, "m")
+        whole(self, "n")
+        whole(self, "m")
         if self.n > self.m:
             raise ValueError(f"NofM keeps n={self.n} of each m={self.m} entries; n must be at most m")
 
@@ -770,15 +770,6 @@ def _positive(op: Prox, name: str, zero: bool = False) -> None:
         wanted = "finite and at least 0" if zero else "positive and finite"
         raise ValueError(f"{what} is {getattr(op, name)}; it must be one number, {wanted}")
     object.__setattr__(op, name, value.item())
-
-
-def _count(op: Prox, name: str) -> None:
-    value, what = getattr(op, name), f"{name} of {type(op).__name__}"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} is {value!r}; a whole number is needed")
-    if int(value) < 1:
-        raise ValueError(f"{what} is {value}; it must be at least 1")
-    object.__setattr__(op, name, int(value))
 
 
 def _least(op: Prox, length: int, least: int, name: str, shape: tuple[int, ...]) -> None:

@@ -299,6 +299,16 @@ def store(op: Prox, name: str, low: float = -math.inf) -> None:
     object.__setattr__(op, name, value)
 
 
+def whole(op: Prox, name: str) -> None:
+    """Keep a field as a whole number of at least 1."""
+    value, what = getattr(op, name), f"{name} of {type(op).__name__}"
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} is {value!r}; a whole number is needed")
+    if int(value) < 1:
+        raise ValueError(f"{what} is {value}; it must be at least 1")
+    object.__setattr__(op, name, int(value))
+
+
 class Along(Prox):
     """An operator along ``dim``, its first field, batched over the other dims."""
 

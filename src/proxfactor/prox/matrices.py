@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .base import Along, Index, Prox, Step, array, store, times
+from .base import Along, Index, Prox, Step, array, store, times, whole
 from .built import Around
 from .simplices import project_simplex
 
@@ -35,14 +35,6 @@ class _OfMatrix(Prox):
         store(self, name, low)
         if isinstance(getattr(self, name), Tensor):
             raise ValueError(f"{name} of {type(self).__name__} is an array; one number is needed")
-
-    def _whole(self, name: str) -> None:
-        given = getattr(self, name)
-        if isinstance(given, bool) or not hasattr(given, "__index__"):
-            raise TypeError(f"{name} of {type(self).__name__} is {given!r}; a whole number is needed")
-        if int(given) < 1:
-            raise ValueError(f"{name} of {type(self).__name__} is {given}; it must be at least 1")
-        object.__setattr__(self, name, int(given))
 
 
 class _Square(_OfMatrix):
@@ -273,7 +265,7 @@ class KyFan(_OfMatrix):
     complex = True
 
     def __post_init__(self) -> None:
-        self._whole("k")
+        whole(self, "k")
         self._number("lam")
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
@@ -405,7 +397,7 @@ class RankAtMost(_OfMatrix):
     complex = True
 
     def __post_init__(self) -> None:
-        self._whole("rank")
+        whole(self, "rank")
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if self.rank >= min(x.shape[-2:]):
