@@ -1,0 +1,238 @@
+"""What every proximal optimizer shares: param groups that carry a prox, the door, checkpoints, the residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..prox import Prox, Step, as_prox
+
+Spec = Prox | str | Callable | None
+_BLOCK = 2**16  # numbers: what a pass needs of them stays in a core's cache
+
+
+class Residual(NamedTuple):
+    """How far a param group is from a fixed point: ‖(p - prox(p - s∇, s)) / √s‖ / ‖p / √s‖, the largest of its parameters.
+
+    metric says what s is: "curvature" (one over the measured curvature, as in a fit's certificate) or "step" (the
+    optimizer's own step). value is None where it is not available, and metric then says why.
+    """
+
+    value: float | None
+    metric: str
+
+
+class Part(NamedTuple):
+    """One parameter with a gradient: its group, itself (the key of its state), its values, its gradient, its operator.
+
+    Writing into values writes the parameter. The gradient is that of what is minimised: with its sign turned under
+    maximize.
+    """
+
+    group: dict[str, Any]
+    param: Tensor
+    values: Tensor
+    grad: Tensor
+    prox: Prox
+
+
+class ProxOptimizer(Optimizer):
+    """A torch optimizer whose param groups carry a prox under "prox"; subclasses define ``_advance``.
+
+    proxs is one operator for all groups or a list with one per group, each whatever ``as_prox`` takes; a group may bring
+    its own. The operators stay out of ``state_dict``, so that a default ``torch.load`` takes it back; ``load_state_dict``
+    keeps the optimizer's own. Raises ValueError if the list does not fit the groups, TypeError for a complex parameter
+    under an operator of real numbers, and in ``step`` RuntimeError for a sparse or a non-finite gradient, the parameters
+    untouched. A parameter without a gradient is left alone.
+    """
+
+    needs_closure: ClassVar[bool] = False
+    no_residual: ClassVar[str] = ""  # why there is none, where there is none
+    # torch's pickle keeps neither of these, so that a copy begins with what stands here
+    _closure: Callable | None = None
+    _measuring: bool = False
+    _measured: list[Residual] | None = None
+    _used: Mapping[Tensor, tuple[Tensor, int]] = MappingProxyType({})
+
+    def __init__(self, params: Any, proxs: Spec | list[Spec] | tuple[Spec, ...], defaults: dict[str, Any]):
+        if defaults.get("differentiable"):
+            raise ValueError(
+                "differentiable=True: a step ends in a prox that is written over the parameter, so that autograd cannot go "
+                "through it; unroll p = prox(p - lr * grad, lr) yourself: the operators are differentiable"
+            )
+        groups = _groups(params, type(self).__name__)
+        each = list(proxs) if isinstance(proxs, list | tuple) else [proxs] * len(groups)
+        if len(each) != len(groups):
+            raise ValueError(
+                f"proxs has {len(each)} entries for {len(groups)} param group(s); "
+                "give one operator for all groups, or a list with one per group"
+            )
+        common = {} if isinstance(proxs, list | tuple) else {"prox": as_prox(proxs)}
+        super().__init__([{"prox": prox, **group} for group, prox in zip(groups, each, strict=True)], defaults | common)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """torch's own; "prox" and the options default to what was given for all groups."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group).__name__}; write {{'params': …, 'prox': …}}")
+        where, group = f"param group {len(self.param_groups)}", {**self.defaults, **param_group}
+        self._check_group(group, where)
+        if "prox" not in group:
+            raise ValueError(f"{where} has no prox, and none was given for all; add 'prox': … to it (None for no constraint)")
+        group["prox"] = as_prox(group["prox"])
+        super().add_param_group(group)
+        if not group["prox"].complex and any(p.is_complex() for p in group["params"]):
+            self.param_groups.pop()
+            raise TypeError(
+                f"{where} holds a complex parameter, but {group['prox']!r} is for real numbers; give its torch.view_as_real, "
+                "or an operator of complex numbers such as L1"
+            )
+
+    def _check_group(self, group: dict[str, Any], where: str) -> None:
+        """Raises for options that cannot be, before anything is added."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Any:
+        """One step; returns the closure's loss. Where there is no closure, ``backward`` has been called before."""
+        if closure is None and self.needs_closure:
+            raise TypeError(
+                f"{type(self).__name__} looks at the loss more than once in a step: call step(closure), where closure clears "
+                "the gradients, computes the loss, calls backward and returns the loss; PGM and ProxAdam do without"
+            )
+        loss = None if closure is None else self._evaluate(closure)
+        self._closure = closure
+        parts = self._parts()
+        if self._measuring:
+            self._measured = self._measure(parts)
+        self._advance(parts, closure, loss)
+        self._used = {p: (p.grad, p.grad._version) for _, p, *_ in parts if p.grad is not None}
+        return loss
+
+    def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
+        raise TypeError(f"{type(self).__name__} defines no _advance(parts, closure, loss)")
+
+    def _evaluate(self, closure: Callable) -> Any:
+        """The closure's loss; the gradients are then those of the parameters as they stand."""
+        with torch.enable_grad():
+            return closure()
+
+    def _parts(self) -> list[Part]:
+        """Every parameter that has a gradient. Raises RuntimeError for a gradient that cannot be used."""
+        given = [(group, p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if any(g.layout != torch.strided for _, _, g in given):
+            raise RuntimeError(
+                f"{type(self).__name__} does not support sparse gradients: a prox moves every entry; "
+                "make the layer with sparse=False"
+            )
+        if not any(group.get("capturable") for group, *_ in given):  # a look would break the capture
+            odd = [self._name(group, p) for group, p, g in given if not _finite(g)]
+            if odd:
+                raise RuntimeError(
+                    f"the gradient of {', '.join(odd)} is not finite, so nothing was moved; look for a loss that overflows, a "
+                    "log or a division at 0 (or start elsewhere), and under mixed precision step through a GradScaler"
+                )
+        return [Part(group, p, p.detach(), -g if group.get("maximize") else g, group["prox"]) for group, p, g in given]
+
+    def _name(self, group: dict[str, Any], p: Tensor) -> str:
+        at = next(i for i, q in enumerate(group["params"]) if q is p)
+        if "param_names" in group:
+            return group["param_names"][at]
+        number = next(i for i, g in enumerate(self.param_groups) if g is group)
+        return f"parameter {at} of group {number}, of shape {tuple(p.shape)},"
+
+    def residual(self, closure: Callable | None = None) -> list[Residual]:
+        """One Residual per group, at the parameters as they stand.
+
+        It needs the gradients there. Call it between ``backward`` and ``step``, or give the closure (that of the last step
+        is remembered): one more gradient. After a step without a closure it is that of the point where the last gradient
+        was taken, and from the second call on only, since measuring begins with the first.
+        """
+        if self.no_residual:
+            return [Residual(None, f"not available: {self.no_residual}")] * len(self.param_groups)
+        if (closure := closure or (self._closure if self._stale() else None)) is not None:
+            self._evaluate(closure)
+        elif self._stale():
+            self._measuring = True
+            return self._measured or [Residual(None, "not yet known: from the next step on")] * len(self.param_groups)
+        return self._measure(self._parts())
+
+    def converged(self, tol: float = 1e-5, closure: Callable | None = None) -> bool:
+        """Whether the residual of every group is at most tol; False while one is not yet known.
+
+        Raises RuntimeError where this optimizer has no residual.
+        """
+        if self.no_residual:
+            raise RuntimeError(f"{type(self).__name__} cannot say whether it has converged: {self.no_residual}")
+        return all(r.value is not None and r.value <= tol for r in self.residual(closure))
+
+    def _stale(self) -> bool:
+        """Whether the gradients are those that the last step has used."""
+        return any(p.grad is grad and grad._version == version for p, (grad, version) in self._used.items())
+
+    @torch.no_grad()
+    def _measure(self, parts: list[Part]) -> list[Residual]:
+        return [self._group_residual([part for part in parts if part.group is group]) for group in self.param_groups]
+
+    def _group_residual(self, parts: list[Part]) -> Residual:
+        norms, metric = [], "step"
+        for part in parts:
+            step, metric = self._metric(part)
+            if step is None:
+                return Residual(None, "not yet known: no step was taken")
+            root = torch.as_tensor(step, device=part.values.device).sqrt()
+            away = part.values - part.prox(part.values - step * part.grad, step)
+            norms.append(torch.stack([_size(away / root), _size(part.values / root)]))
+        if not norms:
+            return Residual(0.0, metric)
+        away, size = torch.stack(norms).T
+        share = away / size.clamp(min=1e-5 * torch.linalg.vector_norm(size))
+        return Residual(float(torch.where(away == 0, 0.0, share).max()), metric)
+
+    def _metric(self, part: Part) -> tuple[Step | None, str]:
+        """The step in which the residual at a part is measured (None: not yet known), and what it is: see Residual."""
+        return part.group["lr"], "step"
+
+    def state_dict(self) -> dict[str, Any]:
+        """torch's own without the operators, so that a default ``torch.load`` takes it back."""
+        saved = super().state_dict()
+        for group in saved["param_groups"]:
+            group.pop("prox", None)
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """torch's own; each group keeps the operator that it has, and its default for an option that was not saved."""
+        own = [{k: v for k, v in group.items() if k not in ("params", "param_names")} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, had in zip(self.param_groups, own, strict=True):
+            for key, value in had.items():
+                group.setdefault(key, value)
+            group["prox"] = had["prox"]
+
+
+def _groups(params: Any, name: str) -> list[dict[str, Any]]:
+    if isinstance(params, Tensor):
+        raise TypeError(f"params is a single tensor; {name} takes several: [tensor], model.parameters(), a list of groups")
+    groups = list(params)
+    if not groups:
+        raise ValueError("optimizer got an empty parameter list")
+    return groups if isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def _finite(g: Tensor) -> bool:
+    """Whether all of it is; the sum says so in one pass, unless it overflows."""
+    return bool(g.sum().isfinite()) or bool(g.isfinite().all())
+
+
+def _size(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dtype=torch.complex128 if x.is_complex() else torch.float64).to(torch.float64)
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """<x, y>, accumulated in float64; of complex ones the real part."""
+    if x.is_complex():
+        x, y = torch.view_as_real(x), torch.view_as_real(y)
+    return (x * y).sum(dtype=torch.float64)
