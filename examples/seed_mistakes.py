@@ -157,8 +157,11 @@ def losses_at(lr_S, prox, steps=50):
         optimizer.zero_grad()
         loss = nn.functional.mse_loss(A @ S, Y, reduction="sum")
         loss.backward()
-        optimizer.step()
         losses.append(loss.item())
+        try:
+            optimizer.step()
+        except RuntimeError:  # a gradient that is not finite
+            break
     return losses, S
 
 
@@ -169,7 +172,7 @@ def learning_rate_of_ten():
     sane, _ = losses_at(0.01, "nonneg")
     return {
         "loss at the start": free[0],
-        "steps until the loss is no finite number, no constraint": [math.isfinite(loss) for loss in free].index(False),
+        "steps until the gradient is no finite number, no constraint": len(free),
         "largest loss in 50 steps, non-negative": max(bounded),
         "entries of S that are zero after them": (S == 0).float().mean().item(),
         "loss after 50 steps, non-negative, lr = 10": bounded[-1],

@@ -149,3 +149,28 @@ def test_ratings_with_holes_are_completed_better_than_by_their_mean(capsys):
     printed = capsys.readouterr().out
     assert "Casablanca" in printed
     assert "Stopped by the callback" in printed
+
+
+# ── pruned_network ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_penalty_prunes_and_the_rival_has_the_same_size():
+    whole, rival, ours = (rows[0] for rows in load("pruned_network").main(quick=True).values())
+    assert whole["neurons"] == [128, 64]
+    assert rival["neurons"] == ours["neurons"] < whole["neurons"]
+    assert rival["parameters"] == ours["parameters"] < whole["parameters"]
+    assert min(whole["accuracy"], rival["accuracy"], ours["accuracy"]) > 0.9
+
+
+# ── blended_spectra ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_blend_is_taken_apart_within_the_constraints():
+    found = load("blended_spectra").main(quick=True)
+    model, errors = found["model"], found["errors"]
+    assert 0.8 < found["residual"] < 1.1
+    assert max(errors["shift"], errors["width"], errors["continuum"]) < 0.1
+    assert errors["response"] < 0.02
+    assert (model.continuum.diff() <= 0).all()
+    assert (model.amounts >= 0).all()
+    assert (model.amounts == 0).any()

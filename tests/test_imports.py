@@ -12,7 +12,7 @@ import proxfactor
 SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
     {"text", "prox", "losses", "comm", "serve"},
-    {"matrix", "optim", "models", "datasets"},
+    {"matrix", "optim", "modules", "datasets"},
     {"problem", "inits"},
     {"solvers"},
     {"fit"},

@@ -1,6 +1,13 @@
 """Proximal optimizers for any nn.Module: torch.optim optimizers that carry a prox in their param groups."""
 
+from .adam import ProxAdam
+from .adaprox import AdaProx
+from .apgm import APGM
 from .base import ProxOptimizer, Residual
+from .lbfgs import ProxLBFGS
+from .npg import NPG
 from .pgm import PGM
+from .splitting import BSDMM, DavisYin
+from .wrap import Proximal
 
-__all__ = ["PGM", "ProxOptimizer", "Residual"]
+__all__ = ["APGM", "BSDMM", "NPG", "PGM", "AdaProx", "DavisYin", "ProxAdam", "ProxLBFGS", "ProxOptimizer", "Proximal", "Residual"]

@@ -55,6 +55,7 @@ class ProxOptimizer(Optimizer):
     no_residual: ClassVar[str] = ""  # why there is none, where there is none
     # torch's pickle keeps neither of these, so that a copy begins with what stands here
     _closure: Callable | None = None
+    _kept: tuple[Callable | None, Any, dict[Tensor, tuple[Tensor, tuple[int, int]]]] = (None, None, {})
     _measuring: bool = False
     _measured: list[Residual] | None = None
     _used: Mapping[Tensor, tuple[Tensor, int]] = MappingProxyType({})
@@ -80,9 +81,9 @@ class ProxOptimizer(Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group).__name__}; write {{'params': …, 'prox': …}}")
         where, group = f"param group {len(self.param_groups)}", {**self.defaults, **param_group}
-        self._check_group(group, where)
         if "prox" not in group:
             raise ValueError(f"{where} has no prox, and none was given for all; add 'prox': … to it (None for no constraint)")
+        self._check_group(group, where)
         group["prox"] = as_prox(group["prox"])
         super().add_param_group(group)
         if not group["prox"].complex and any(p.is_complex() for p in group["params"]):
@@ -103,7 +104,7 @@ class ProxOptimizer(Optimizer):
                 f"{type(self).__name__} looks at the loss more than once in a step: call step(closure), where closure clears "
                 "the gradients, computes the loss, calls backward and returns the loss; PGM and ProxAdam do without"
             )
-        loss = None if closure is None else self._evaluate(closure)
+        loss = None if closure is None else self._loss(closure)
         self._closure = closure
         parts = self._parts()
         if self._measuring:
@@ -120,6 +121,24 @@ class ProxOptimizer(Optimizer):
         with torch.enable_grad():
             return closure()
 
+    def _loss(self, closure: Callable) -> Any:
+        """The closure's loss where the parameters stand: not evaluated again if ``_keep`` has it and nothing has changed."""
+        known, loss, versions = self._kept
+        same = known is closure and all(p.grad is g and (p._version, g._version) == v for p, (g, v) in versions.items())
+        return loss if same else self._evaluate(closure)
+
+    def _keep(self, closure: Callable, loss: Any, parts: list[Part]) -> None:
+        """The parameters stand where the closure was evaluated last: the next step need not do it again."""
+        grads = {p: p.grad for _, p, *_ in parts if p.grad is not None}
+        self._kept = closure, loss, {p: (g, (p._version, g._version)) for p, g in grads.items()}
+
+    def _number(self, loss: Any) -> float:
+        """A closure's loss as a number. Raises TypeError if it is none."""
+        if not isinstance(loss, Tensor | float | int) or (isinstance(loss, Tensor) and (loss.numel() != 1 or loss.is_complex())):
+            what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TypeError(f"the closure returned {what}; {type(self).__name__} needs the loss, one real number: return loss")
+        return float(loss)
+
     def _parts(self) -> list[Part]:
         """Every parameter that has a gradient. Raises RuntimeError for a gradient that cannot be used."""
         given = [(group, p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
@@ -132,7 +151,7 @@ class ProxOptimizer(Optimizer):
             odd = [self._name(group, p) for group, p, g in given if not _finite(g)]
             if odd:
                 raise RuntimeError(
-                    f"the gradient of {', '.join(odd)} is not finite, so nothing was moved; look for a loss that overflows, a "
+                    f"the gradient of {' and '.join(odd)} is not finite, so nothing was moved; look for a loss that overflows, a "
                     "log or a division at 0 (or start elsewhere), and under mixed precision step through a GradScaler"
                 )
         return [Part(group, p, p.detach(), -g if group.get("maximize") else g, group["prox"]) for group, p, g in given]
@@ -142,7 +161,7 @@ class ProxOptimizer(Optimizer):
         if "param_names" in group:
             return group["param_names"][at]
         number = next(i for i, g in enumerate(self.param_groups) if g is group)
-        return f"parameter {at} of group {number}, of shape {tuple(p.shape)},"
+        return f"parameter {at} of group {number}, of shape {tuple(p.shape)}"
 
     def residual(self, closure: Callable | None = None) -> list[Residual]:
         """One Residual per group, at the parameters as they stand.
@@ -232,7 +251,44 @@ def _size(x: Tensor) -> Tensor:
 
 
 def inner(x: Tensor, y: Tensor) -> Tensor:
-    """<x, y>, accumulated in float64; of complex ones the real part."""
-    if x.is_complex():
-        x, y = torch.view_as_real(x), torch.view_as_real(y)
+    """<x, y>, a float64 without dims; of complex ones the real part."""
+    x, y = real(x), real(y)
+    if x.device.type == "cpu" and x.is_contiguous() and y.is_contiguous() and x.dtype.itemsize > 2:
+        x, y = x.view(-1), y.view(-1)
+        if x.numel() <= _BLOCK:
+            return torch.dot(x, y).double()
+        return torch.stack([torch.dot(a, b) for a, b in zip(x.split(_BLOCK), y.split(_BLOCK), strict=True)]).double().sum()
     return (x * y).sum(dtype=torch.float64)
+
+
+def real(x: Tensor) -> Tensor:
+    """A complex tensor as pairs of real numbers, a view."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def by_blocks(run: Callable[..., None], tensors: list[Tensor]) -> None:
+    """run(the same entries of all tensors), by blocks that stay in a core's cache; or of all entries at once.
+
+    Threads share the blocks, not each operation: a barrier after every one would cost more than the work where the cores
+    are busy. Below 2¹⁵ entries torch stays in the thread that calls it.
+    """
+    x, threads = tensors[0], torch.get_num_threads()
+    size = _BLOCK if threads == 1 else 2**15 - 64
+    flat = x.device.type == "cpu" and type(x) is Tensor and all(t.is_contiguous() for t in tensors)
+    if not flat or x.numel() <= 2 * size or torch.compiler.is_compiling():
+        return run(*tensors)
+    from ..prox._numba import in_threads
+
+    blocks = list(zip(*(t.view(-1).split(size) for t in tensors), strict=True))
+
+    def some(first: int, last: int) -> None:
+        with torch.no_grad():  # each thread has a mode of its own
+            for block in blocks[first:last]:
+                run(*block)
+
+    in_threads(some, len(blocks), x.numel())
+
+
+def told(group: dict[str, Any], number: Step) -> Step:
+    """A number for the host, or the tensor that it is where the host must not look."""
+    return number.item() if isinstance(number, Tensor) and not group["capturable"] else number

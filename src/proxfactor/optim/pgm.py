@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..prox import Step
-from .base import Part, ProxOptimizer, Spec
+from . import ray
+from .base import Part, ProxOptimizer, Spec, by_blocks, inner, real, told
+
+_GROW, _SHARE = 5 / 3, 5 / 6  # adaPG's q and r: between 1, 1/2 (cautious) and larger ones (bold), all of them proved
+_STILL = 16.0  # times the rounding of the parameter: a shorter move says nothing about curvature
+_SMALL, _COLLAPSE, _ALIKE = 1e-6, 1e-4, 0.1  # a move, a fall of the step, a gradient that has not fallen with it
 
 
 class PGM(ProxOptimizer):
     """The proximal gradient method: a gradient step followed by the prox of the group, p ← prox(p - lr d, lr w).
 
-    d is SGD's direction and w the weight that a constant gradient has in it, so that the prox always weighs its penalty
-    as d weighs the loss, and a stationary point is one of the true problem: without momentum w = 1; with it w = s_t,
-    with nesterov w = 1 + momentum s_t, where s_1 = 1 and s_t = momentum s_{t-1} + 1 - dampening.
+    lr="auto", the default, takes the step of each parameter from its own last move and the change of its gradient: adaPG,
+    γ ← γ min(√(1/q + γ/γ'), √((1 - r/q) / [γ²L² + 2γℓ(r - 1) + 1 - 2r]₊)), ℓ = <Δg, Δp>/‖Δp‖², L = ‖Δg‖/‖Δp‖, γ' the step
+    before and q = 5/3, r = 5/6; a step moves a parameter by no more than its largest norm so far. Proved (Latafat,
+    Themelis and Patrinos 2024) for convex losses and one joint step; a step per parameter, and losses that are not
+    convex, are a heuristic that was measured. The gradients must be those of one function: on mini-batches the rule dies,
+    which is noticed. A start whose scale is wrong by ten and more (every parameter of a cone, or free, is nearly parallel to its
+    gradient there and ten times further along) is put right first. If ``step`` is given a closure, a step must also lower the
+    loss as its length promises, or is halved: one call of the closure each as a rule.
 
-    proxs, groups and checkpoints as in ``ProxOptimizer``. Raises ValueError for a group without a lr or options that
-    torch's SGD refuses too. (Lions and Mercier 1979; Parikh and Boyd 2014, section 4.2; for the momentum, Polyak 1964.)
+    With a number, d is SGD's direction and w the weight that a constant gradient has in it, so that the prox always weighs
+    its penalty as d weighs the loss, and a stationary point is one of the true problem: without momentum w = 1; with it
+    w = s_t, with nesterov w = 1 + momentum s_t, where s_1 = 1 and s_t = momentum s_{t-1} + 1 - dampening. Momentum needs a number.
+
+    proxs, groups and checkpoints as in ``ProxOptimizer``. Raises ValueError for an lr that is neither "auto" nor above 0 (a
+    schedule may take it to 0) and options that torch's SGD refuses too; in ``step`` RuntimeError where the automatic step has died.
+    (Lions and Mercier 1979; Parikh and Boyd 2014, section 4.2; for the momentum, Polyak 1964.)
 
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.2]))
     >>> optimizer = PGM([w], "nonneg + l1(1.0)", lr=0.5)
@@ -31,25 +48,28 @@ class PGM(ProxOptimizer):
         self,
         params: Any,
         proxs: Spec | list[Spec] | tuple[Spec, ...] = None,
-        lr: float | Tensor | None = None,
+        lr: float | Tensor | str = "auto",
         momentum: float = 0,
         dampening: float = 0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
-        foreach: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
     ):
-        options = {"maximize": maximize, "foreach": foreach, "capturable": capturable, "differentiable": differentiable}
+        options = {"maximize": maximize, "capturable": capturable, "differentiable": differentiable}
         super().__init__(params, proxs, {"lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov} | options)
 
     def _check_group(self, group: dict[str, Any], where: str) -> None:
         lr, momentum = group["lr"], group["momentum"]
-        if lr is None:
-            raise ValueError(f"{where} has no lr; give lr=… for all groups, or {{'params': …, 'lr': …}} for this one")
-        if not lr >= 0:
-            raise ValueError(f"Invalid learning rate: {lr} in {where}; it must be at least 0")
+        if isinstance(lr, str):
+            if lr != "auto":
+                raise ValueError(f'lr is {lr!r} in {where}; a number above 0 or "auto" is needed')
+            if momentum or group["capturable"]:
+                what = "momentum" if momentum else "capturable=True"
+                raise ValueError(f'{what} goes with a number for lr ({where} has "auto"): the automatic step looks at plain steps')
+        elif lr is None or not lr > 0:
+            raise ValueError(f'Invalid learning rate: {lr} in {where}; it must be above 0, or "auto"')
         if not momentum >= 0:
             raise ValueError(f"Invalid momentum value: {momentum} in {where}; it must be at least 0")
         if group["nesterov"] and (momentum <= 0 or group["dampening"] != 0):
@@ -57,8 +77,10 @@ class PGM(ProxOptimizer):
 
     def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
         for part in parts:
-            part.values.add_(self._direction(part), alpha=-part.group["lr"])
-            part.values.copy_(part.prox(part.values, self._prox_step(part)))
+            if part.group["lr"] != "auto":
+                _move(part, self._direction(part), told(part.group, part.group["lr"]), told(part.group, self._prox_step(part)))
+        if auto := [part for part in parts if part.group["lr"] == "auto"]:
+            self._automatic(auto, closure, loss)
 
     def _direction(self, part: Part) -> Tensor:
         """SGD's: the gradient, or with momentum its running sum."""
@@ -80,3 +102,153 @@ class PGM(ProxOptimizer):
         s = momentum * state["momentum_weight"] + 1 - group["dampening"] if "momentum_weight" in state else 1.0
         state["momentum_weight"] = s
         return group["lr"] * (1 + momentum * s if group["nesterov"] else s)
+
+    def _automatic(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
+        states = [self.state[part.param] for part in parts]
+        if self._aim(parts, states):
+            return
+        if closure is not None and states[0].pop("back", False):
+            loss = self._evaluate(closure)
+        befores = [part.values.clone() for part in parts] if closure is not None else []
+        steps = self._steps(parts, states)
+        for part, state, step in zip(parts, states, steps, strict=True):
+            store(state, "param", part.values)
+            store(state, "grad", part.grad)
+            _move(part, part.grad, step, step)
+        if closure is not None:
+            steps = self._guarded(parts, befores, steps, closure, loss)
+        for state, step in zip(states, steps, strict=True):
+            state["before"], state["step"] = state.get("step", step), step
+
+    def _aim(self, parts: list[Part], states: list[dict[str, Any]]) -> bool:
+        """Whether this step only moved the start along the ray through it, ten times in or out, as long as that is right."""
+        if any("step" in state or state.get("aimed") for state in states):
+            return False
+        state, way = states[0], states[0].get("way", 0)
+        new = ray.way((p.prox, p.values, p.grad, s.get("grad") if way > 0 else None) for p, s in zip(parts, states, strict=True))
+        if new and new == (way or new) and state.get("times", 0) < ray.DECADES:
+            for part, state in zip(parts, states, strict=True):
+                store(state, "param", part.values)
+                store(state, "grad", part.grad)
+                part.values.copy_(ray.scaled(part.prox, part.values, 10.0**new))
+            states[0].update(way=new, times=states[0].get("times", 0) + 1)
+            return True
+        for part, state in zip(parts, states, strict=True):
+            state["aimed"] = True
+            if way:  # one too far: back to where the gradient is known
+                state["back"] = True
+                part.values.copy_(state["param"])
+                part.grad.copy_(state["grad"])
+        return False
+
+    def _steps(self, parts: list[Part], states: list[dict[str, Any]]) -> list[float]:
+        """The step of each parameter, with one look at the device for all of them."""
+        sums = torch.stack([_products(part, state) for part, state in zip(parts, states, strict=True)]).tolist()
+        steps = [self._step(part, state, *s) for part, state, s in zip(parts, states, sums, strict=True)]
+        if all(state.get("dead") for state in states):
+            raise RuntimeError(
+                f"the automatic step has died: it fell to {max(steps):.1e} though the gradient has not fallen, so that successive "
+                "gradients are not those of one function. On mini-batches, or with dropout, use ProxDoG, or ProxAdam, or a "
+                "number for lr; on all of the data, look for randomness in the loss"
+            )
+        return steps
+
+    def _step(self, part: Part, state: dict[str, Any], xx: float, gg: float, dxdx: float, dxdg: float, dgdg: float) -> float:
+        size, slope, moved, changed = (math.sqrt(v) for v in (xx, gg, dxdx, dgdg))
+        state["largest"] = largest = max(size, state.get("largest", 0.0))
+        last, rounding = state.get("step"), torch.finfo(part.values.dtype).eps
+        if last is None:  # a move so short that it is only asked for the curvature
+            return rounding**0.5 * (size or 1.0) / slope if slope else 1.0
+        if moved > _STILL * rounding * largest:
+            step = self._curved(state, dxdg / dxdx, dgdg / dxdx, moved / changed if changed else math.inf)
+        else:
+            step = last
+        step = min(step, largest / slope) if largest and slope else step
+        _watch(state, step, slope, size)
+        return step
+
+    def _curved(self, state: dict[str, Any], low: float, square: float, inverse: float) -> float:
+        """adaPG's next step; the first that follows the short move has no step before it to compare with."""
+        step, before = state["step"], state["before"]
+        if not state.get("curved"):
+            state["curved"] = True
+            step = before = state["step"] = state["before"] = 0.5 * inverse if inverse < math.inf else 1e8 * step
+            return step
+        bend = step * step * square + 2 * step * low * (_SHARE - 1) + 1 - 2 * _SHARE
+        most = math.sqrt((1 - _SHARE / _GROW) / bend) if bend > 0 else math.inf
+        return step * min(math.sqrt(1 / _GROW + step / before), most)
+
+    def _guarded(self, parts: list[Part], befores: list[Tensor], steps: list[float], closure: Callable, loss: Any) -> list[float]:
+        """The steps, halved until the loss where they lead is what a curvature of 1 / step allows."""
+        sign = -1.0 if parts[0].group["maximize"] else 1.0
+        f, slack = sign * self._number(loss), 10 * torch.finfo(parts[0].values.dtype).eps * abs(self._number(loss))
+        grads = [self.state[part.param]["grad"] for part in parts]
+        try:
+            while True:
+                moves = [part.values - before for part, before in zip(parts, befores, strict=True)]
+                bound = sum(float(inner(g, d)) + float(inner(d, d)) / (2 * s) for g, d, s in zip(grads, moves, steps, strict=True))
+                value = self._evaluate(closure)
+                if sign * self._number(value) - f <= bound + slack or not any(bool(d.any()) for d in moves):
+                    self._keep(closure, value, parts)
+                    return steps
+                steps = [step / 2 for step in steps]
+                for part, before, g, step in zip(parts, befores, grads, steps, strict=True):
+                    part.values.copy_(part.prox(before - step * g, step))
+        except BaseException:
+            for part, before in zip(parts, befores, strict=True):
+                part.values.copy_(before)
+            raise
+
+    def _metric(self, part: Part) -> tuple[Step | None, str]:
+        if part.group["lr"] != "auto":
+            return super()._metric(part)
+        state = self.state.get(part.param, {})
+        return (state["step"], "step") if state.get("curved") else (None, "step")
+
+
+def _move(part: Part, direction: Tensor, lr: Step, step: Step) -> None:
+    """p ← prox(p - lr d, step), by blocks that stay in the cache where the operator treats every number alike."""
+    prox = part.prox
+
+    def run(x: Tensor, d: Tensor) -> None:
+        x.sub_(d * lr) if isinstance(lr, Tensor) else x.add_(d, alpha=-lr)
+        made = prox._prox_(x, step) if prox.alike and x.dtype.itemsize > 2 else prox(x, step)
+        if made is not x:
+            x.copy_(made)
+
+    if prox.alike:
+        by_blocks(run, [part.values, direction])
+    else:
+        run(part.values, direction)
+
+
+def _products(part: Part, state: dict[str, Any]) -> Tensor:
+    """<x, x>, <g, g>, <Δx, Δx>, <Δx, Δg>, <Δg, Δg> since the last step; what was kept from it is written over."""
+    known = "step" in state
+    sums = []
+
+    def run(x: Tensor, g: Tensor, *last: Tensor) -> None:
+        dx, dg = (t.sub_(now) for t, now in zip(last, (x, g), strict=True)) if known else (x, g)
+        pairs = [(x, x), (g, g), (dx, dx), (dx, dg), (dg, dg)]
+        sums.append(torch.stack([inner(a, b) for a, b in pairs]))
+
+    by_blocks(run, [real(t) for t in (part.values, part.grad, *((state["param"], state["grad"]) if known else ()))])
+    return torch.stack(sums).sum(0)
+
+
+def _watch(state: dict[str, Any], step: float, slope: float, size: float) -> None:
+    """Note whether the step has died: it fell far over moves that are nothing, the gradient as large as ever."""
+    if not step * slope < _SMALL * size:
+        state.pop("watched", None)
+        state["dead"] = False
+        return
+    first, then = state.setdefault("watched", [step, slope])
+    state["dead"] = step < _COLLAPSE * first and slope > _ALIKE * then
+
+
+def store(state: dict[str, Any], name: str, value: Tensor) -> None:
+    """Keep a copy of a tensor, in the memory of the last one where there is one."""
+    if name in state:
+        state[name].copy_(value)
+    else:
+        state[name] = value.clone()

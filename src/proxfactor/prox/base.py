@@ -268,6 +268,8 @@ def times(step: Step, lam: Step) -> Step:
     """step·lam where 0·inf is 0: no penalty stays no penalty, no step stays no step."""
     if not isinstance(step, Tensor) and not isinstance(lam, Tensor):
         return 0.0 if step == 0 or lam == 0 else step * lam
+    if not isinstance(lam, Tensor) and 0 < lam < math.inf:
+        return step * lam
     product = torch.as_tensor(step * lam)
     return torch.where(product.isnan(), 0.0, product)
 

@@ -331,7 +331,8 @@ def _beside(step: Step, lam: Step) -> Step:
     """s / (1 + s λ), which is 1 / λ for an infinite step."""
     if not isinstance(step, Tensor) and not isinstance(lam, Tensor):
         return (1 / lam if lam else step) if step == math.inf else step / (1 + step * lam)
-    s, weight = torch.as_tensor(step), torch.as_tensor(lam)
+    dtype = step.dtype if isinstance(step, Tensor) else lam.dtype if isinstance(lam, Tensor) else None
+    s, weight = torch.as_tensor(step, dtype=dtype), torch.as_tensor(lam, dtype=dtype)  # a number alone would be a float32
     all_of_it = 1 + torch.as_tensor(times(s, weight))
     return torch.where(all_of_it == math.inf, 1 / weight, s / all_of_it)
 

@@ -1,0 +1,106 @@
+"""What the optimizers that look at the whole problem through a closure have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..prox import Step
+from . import ray
+from .base import Part, ProxOptimizer, Residual
+from .curvature import Curvature
+from .flat import Evaluate, Flat
+
+
+class WholeOptimizer(ProxOptimizer):
+    """An optimizer that moves all parameters at once and asks the closure for the loss where it likes; ``_next`` says where to.
+
+    Each evaluation is at the parameters' values: whatever happens, they end at the point that ``_next`` returns, or stay.
+    """
+
+    needs_closure = True
+    _steps: Mapping[Tensor, Tensor] = MappingProxyType({})
+
+    def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
+        if not parts or closure is None:
+            return
+        flat, sign = Flat(parts), -1.0 if parts[0].group["maximize"] else 1.0
+        start, grad = flat.values(), flat.gradient()
+        last: list[Any] = [start, loss]
+
+        def at(x: Tensor) -> tuple[float, Tensor]:
+            flat.write(x)
+            last[:] = x, self._evaluate(closure)
+            return sign * self._number(last[1]), flat.gradient()
+
+        if not math.isfinite(f := sign * self._number(loss)):
+            raise RuntimeError(f"the closure's loss is {f} where the parameters stand; start where it is finite")
+        memory = self._memory(flat)
+        try:
+            if "count" not in memory:
+                memory["count"] = 0
+                start, f, grad = self._begin(flat, start, f, grad, at)
+            x = self._next(flat, start, f, grad, at, memory)
+        except BaseException:
+            flat.write(start)
+            raise
+        if last[0] is not x:
+            flat.write(x)
+        else:
+            self._keep(closure, last[1], parts)
+
+    def _next(self, flat: Flat, x: Tensor, f: float, grad: Tensor, at: Evaluate, memory: dict[str, Any]) -> Tensor:
+        raise TypeError(f"{type(self).__name__} defines no _next(flat, x, f, grad, at, memory)")
+
+    def _memory(self, flat: Flat) -> dict[str, Any]:
+        """What is kept between steps, beside the first parameter; begun anew when other parameters have gradients."""
+        state = self.state[flat.parts[0].param]
+        if state.get("size") != sum(flat.sizes):
+            state.clear()
+            state.update(size=sum(flat.sizes), memory={})
+        return state["memory"]
+
+    def _measure(self, parts: list[Part]) -> list[Residual]:
+        blocks = self._memory(flat := Flat(parts)).get("blocks") if parts else None
+        if blocks:
+            each = flat.metrics(Curvature(flat, blocks).diagonal())
+            self._steps = {part.param: 1 / m for part, m in zip(parts, each, strict=True)}
+        return super()._measure(parts)
+
+    def _metric(self, part: Part) -> tuple[Step | None, str]:
+        return self._steps.get(part.param), "curvature"
+
+    def _begin(self, flat: Flat, x: Tensor, f: float, grad: Tensor, at: Evaluate) -> tuple[Tensor, float, Tensor]:
+        """The start, inside the operators' domains, and moved by tens along the ray through it as long as that is right."""
+        inside = flat.nearest(x)
+        if not torch.equal(inside, x):
+            f, grad = at(inside)
+            x = inside
+        way = new = self._way(flat, x, grad, None)
+        for _ in range(ray.DECADES if way else 0):
+            z = flat.join([ray.scaled(p.prox, t, 10.0**way) for p, t in zip(flat.parts, flat.tensors(x), strict=True)])
+            f_new, grad_new = at(z)
+            new = self._way(flat, z, grad_new, grad if way > 0 else None) if bool(grad_new.isfinite().all()) else 0
+            if new != way:
+                break
+            x, f, grad = z, f_new, grad_new
+        return x, f, grad
+
+    def _way(self, flat: Flat, x: Tensor, grad: Tensor, last: Tensor | None) -> int:
+        lasts = [None] * len(flat.parts) if last is None else flat.tensors(last)
+        return ray.way(zip([p.prox for p in flat.parts], flat.tensors(x), flat.tensors(grad), lasts, strict=True))
+
+    def _stuck(self, x: Tensor, f: float, at: Evaluate, slack: float) -> Tensor:
+        """x, from where no step led down. Raises RuntimeError if that is because the closure is not one function."""
+        again, _ = at(x)
+        if abs(again - f) > slack:
+            raise RuntimeError(
+                f"the closure's loss is {again:.10g} where it was {f:.10g}: {type(self).__name__} compares losses, which must be "
+                "those of one function. Use all of the data and no dropout in it; for mini-batches there are ProxDoG and ProxAdam"
+            )
+        return x
