@@ -73,7 +73,7 @@ class Single:
 
 
 def own(make: Callable, closure: bool, every: int = 100, still: float = 1e-13) -> Callable:
-    """A run that ends early where the optimizer stands still, or ``every`` gradients, twice in a row, changed F by less than ``still``."""
+    """A run that ends where the optimizer stands still, or ``every`` gradients twice in a row change F by less than ``still``."""
 
     def one(problem: Problem, start: Sequence[Tensor], gradients: int) -> Outcome:
         params = [torch.nn.Parameter(x.clone()) for x in start]

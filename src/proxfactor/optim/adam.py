@@ -13,7 +13,7 @@ from torch import Tensor
 from ..prox import Prox, Step, group_metric
 from ..prox.base import dims_of, widened
 from ..prox.entries import Unconstrained
-from .base import Part, ProxOptimizer, Spec, by_blocks, told
+from .base import AT_REST, NOT_YET, Part, ProxOptimizer, Spec, by_blocks, told
 
 Form = Literal["adam", "amsgrad", "adamw", "nadam", "radam"]
 
@@ -144,7 +144,7 @@ class ProxAdam(ProxOptimizer):
     def _metric(self, part: Part) -> tuple[Step | None, str]:
         state = self.state.get(part.param, {})
         if "exp_avg" not in state or not part.group["lr"] > 0:
-            return None, "step"
+            return None, NOT_YET if part.group["lr"] > 0 else AT_REST
         roots = [state["max_exp_avg_sq" if part.group["form"] == "amsgrad" else "exp_avg_sq"].sqrt()]
         return steps_of(roots, [scale_of(part.group, state)])[0], "step"
 

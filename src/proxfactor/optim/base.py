@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +15,8 @@ from torch.optim import Optimizer
 from ..prox import Prox, Step, as_prox
 
 Spec = Prox | str | Callable | None
+NOT_YET = "not yet known: no step was taken"
+AT_REST = "not available: lr is 0"
 _BLOCK = 2**16  # numbers: what a pass needs of them stays in a core's cache
 
 
@@ -53,6 +57,7 @@ class ProxOptimizer(Optimizer):
 
     needs_closure: ClassVar[bool] = False
     no_residual: ClassVar[str] = ""  # why there is none, where there is none
+    own_precision: ClassVar[bool] = False  # the state has a dtype of its own, which a checkpoint keeps
     # torch's pickle keeps neither of these, so that a copy begins with what stands here
     _closure: Callable | None = None
     _kept: tuple[Callable | None, Any, dict[Tensor, tuple[Tensor, tuple[int, int]]]] = (None, None, {})
@@ -109,9 +114,22 @@ class ProxOptimizer(Optimizer):
         parts = self._parts()
         if self._measuring:
             self._measured = self._measure(parts)
-        self._advance(parts, closure, loss)
+        with self._undone(parts):
+            self._advance(parts, closure, loss)
         self._used = {p: (p.grad, p.grad._version) for _, p, *_ in parts if p.grad is not None}
         return loss
+
+    @contextmanager
+    def _undone(self, parts: list[Part]) -> Iterator[None]:
+        """Undo what has moved if an operator fails: any may at a parameter's first step, which shows whether it fits, foreign ones later."""
+        doubtful = any(part.prox.foreign or part.param not in self._used for part in parts)
+        befores = [part.values.clone() for part in parts] if doubtful else []
+        try:
+            yield
+        except BaseException:
+            for part, before in zip(parts, befores, strict=False):
+                part.values.copy_(before)
+            raise
 
     def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
         raise TypeError(f"{type(self).__name__} defines no _advance(parts, closure, loss)")
@@ -124,7 +142,7 @@ class ProxOptimizer(Optimizer):
     def _loss(self, closure: Callable) -> Any:
         """The closure's loss where the parameters stand: not evaluated again if ``_keep`` has it and nothing has changed."""
         known, loss, versions = self._kept
-        same = known is closure and all(p.grad is g and (p._version, g._version) == v for p, (g, v) in versions.items())
+        same = bool(versions) and known is closure and all(p.grad is g and (p._version, g._version) == v for p, (g, v) in versions.items())
         return loss if same else self._evaluate(closure)
 
     def _keep(self, closure: Callable, loss: Any, parts: list[Part]) -> None:
@@ -173,7 +191,7 @@ class ProxOptimizer(Optimizer):
         if self.no_residual:
             return [Residual(None, f"not available: {self.no_residual}")] * len(self.param_groups)
         if (closure := closure or (self._closure if self._stale() else None)) is not None:
-            self._evaluate(closure)
+            self._loss(closure)
         elif self._stale():
             self._measuring = True
             return self._measured or [Residual(None, "not yet known: from the next step on")] * len(self.param_groups)
@@ -201,7 +219,7 @@ class ProxOptimizer(Optimizer):
         for part in parts:
             step, metric = self._metric(part)
             if step is None:
-                return Residual(None, "not yet known: no step was taken")
+                return Residual(None, metric)
             root = torch.as_tensor(step, device=part.values.device).sqrt()
             away = part.values - part.prox(part.values - step * part.grad, step)
             norms.append(torch.stack([_size(away / root), _size(part.values / root)]))
@@ -212,8 +230,8 @@ class ProxOptimizer(Optimizer):
         return Residual(float(torch.where(away == 0, 0.0, share).max()), metric)
 
     def _metric(self, part: Part) -> tuple[Step | None, str]:
-        """The step in which the residual at a part is measured (None: not yet known), and what it is: see Residual."""
-        return part.group["lr"], "step"
+        """The step in which the residual at a part is measured, and what it is; or None, and why: see Residual."""
+        return (lr, "step") if (lr := part.group["lr"]) > 0 else (None, AT_REST)
 
     def state_dict(self) -> dict[str, Any]:
         """torch's own without the operators, so that a default ``torch.load`` takes it back."""
@@ -223,13 +241,24 @@ class ProxOptimizer(Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """torch's own; each group keeps the operator that it has, and its default for an option that was not saved."""
+        """torch's own; each group keeps the operator that it has, and its default for an option that was not saved.
+
+        Beside parameters in half precision the state keeps the precision in which it was saved.
+        """
         own = [{k: v for k, v in group.items() if k not in ("params", "param_names")} for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, had in zip(self.param_groups, own, strict=True):
             for key, value in had.items():
                 group.setdefault(key, value)
             group["prox"] = had["prox"]
+        saved, groups = state_dict["state"], state_dict["param_groups"]
+        for p, i in zip(self._all(self.param_groups), self._all(groups), strict=True):
+            if i in saved and (self.own_precision or p.dtype in (torch.bfloat16, torch.float16)):
+                self.state[p] = _as_saved(saved[i], self.state[p])
+
+    @staticmethod
+    def _all(groups: list[dict[str, Any]]) -> Iterator[Any]:
+        return chain.from_iterable(group["params"] for group in groups)
 
 
 def _groups(params: Any, name: str) -> list[dict[str, Any]]:
@@ -239,6 +268,15 @@ def _groups(params: Any, name: str) -> list[dict[str, Any]]:
     if not groups:
         raise ValueError("optimizer got an empty parameter list")
     return groups if isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def _as_saved(saved: Any, loaded: Any) -> Any:
+    """Loaded state in the precision in which it was saved."""
+    if isinstance(saved, Tensor):
+        return saved.to(loaded.device, copy=True)
+    if isinstance(saved, dict):
+        return {key: _as_saved(value, loaded[key]) for key, value in saved.items()}
+    return [_as_saved(*both) for both in zip(saved, loaded, strict=True)] if isinstance(saved, list) else loaded
 
 
 def _finite(g: Tensor) -> bool:

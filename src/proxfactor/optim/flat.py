@@ -79,7 +79,7 @@ class Flat:
         if part.prox.metric == "group":  # constant over the dims by construction: one of each tells it all
             for d in range(t.ndim) if part.prox.dims is None else part.prox.dims:
                 s = s.narrow(d, 0, min(1, s.shape[d]))
-        return part.prox(t, s)
+        return part.prox._prox(t, s)  # past the door: t and s are ours
 
     def penalty(self, x: Tensor) -> float:
         """Σ g over the parts at x."""
@@ -87,7 +87,7 @@ class Flat:
 
     def nearest(self, x: Tensor) -> Tensor:
         """The nearest point of the closure of the operators' domains: a start that may stand outside is moved in."""
-        return self.prox(x, torch.zeros_like(x))
+        return self.join([p.prox(t, 0.0) for p, t in zip(self.parts, self.tensors(x), strict=True)])
 
 
 def dot(x: Tensor, y: Tensor) -> float:

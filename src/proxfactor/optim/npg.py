@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..prox import Step
-from .base import Part, ProxOptimizer, Spec, inner
+from .base import NOT_YET, Part, ProxOptimizer, Spec, inner
 
 _DECREASE = 1e-4  # of what a step of that length promises, to be kept
 _LONGER = 2.0**10  # times: more than that no step grows over the last one
@@ -95,7 +95,8 @@ class Trials(ProxOptimizer):
             self.state[p.param]["gamma"] = c
 
     def _metric(self, part: Part) -> tuple[Step | None, str]:
-        return self.state[part.param].get("gamma"), "step"
+        gamma = self.state.get(part.param, {}).get("gamma")
+        return (gamma, "step") if gamma else (None, NOT_YET)
 
 
 class NPG(Trials):

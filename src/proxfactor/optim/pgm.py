@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..prox import Step
 from . import ray
-from .base import Part, ProxOptimizer, Spec, by_blocks, inner, real, told
+from .base import NOT_YET, Part, ProxOptimizer, Spec, by_blocks, inner, real, told
 
 _GROW, _SHARE = 5 / 3, 5 / 6  # adaPG's q and r: between 1, 1/2 (cautious) and larger ones (bold), all of them proved
 _STILL = 16.0  # times the rounding of the parameter: a shorter move says nothing about curvature
-_SMALL, _COLLAPSE, _ALIKE = 1e-6, 1e-4, 0.1  # a move, a fall of the step, a gradient that has not fallen with it
+_ALIKE = 0.1  # of the gradient: it has not fallen
 
 
 class PGM(ProxOptimizer):
@@ -148,7 +148,7 @@ class PGM(ProxOptimizer):
         if all(state.get("dead") for state in states):
             raise RuntimeError(
                 f"the automatic step has died: it fell to {max(steps):.1e} though the gradient has not fallen, so that successive "
-                "gradients are not those of one function. On mini-batches, or with dropout, use ProxDoG, or ProxAdam, or a "
+                "gradients are not those of one function. On mini-batches, or with dropout, use ProxDoWG, or ProxAdam, or a "
                 "number for lr; on all of the data, look for randomness in the loss"
             )
         return steps
@@ -164,7 +164,7 @@ class PGM(ProxOptimizer):
         else:
             step = last
         step = min(step, largest / slope) if largest and slope else step
-        _watch(state, step, slope, size)
+        _watch(state, step, slope, size, rounding)
         return step
 
     def _curved(self, state: dict[str, Any], low: float, square: float, inverse: float) -> float:
@@ -203,7 +203,7 @@ class PGM(ProxOptimizer):
         if part.group["lr"] != "auto":
             return super()._metric(part)
         state = self.state.get(part.param, {})
-        return (state["step"], "step") if state.get("curved") else (None, "step")
+        return (state["step"], "step") if state.get("curved") else (None, NOT_YET)
 
 
 def _move(part: Part, direction: Tensor, lr: Step, step: Step) -> None:
@@ -236,14 +236,16 @@ def _products(part: Part, state: dict[str, Any]) -> Tensor:
     return torch.stack(sums).sum(0)
 
 
-def _watch(state: dict[str, Any], step: float, slope: float, size: float) -> None:
-    """Note whether the step has died: it fell far over moves that are nothing, the gradient as large as ever."""
-    if not step * slope < _SMALL * size:
+def _watch(state: dict[str, Any], step: float, slope: float, size: float, rounding: float) -> None:
+    """Note whether the step has died: it fell far over moves that are nothing, the gradient nearly as large as ever."""
+    state["steepest"] = max(slope, state.get("steepest", 0.0))
+    if not step * slope < rounding**0.5 * size:
         state.pop("watched", None)
         state["dead"] = False
         return
     first, then = state.setdefault("watched", [step, slope])
-    state["dead"] = step < _COLLAPSE * first and slope > _ALIKE * then
+    little = rounding**0.2
+    state["dead"] = step < little * first and slope > max(_ALIKE * then, little * state["steepest"])
 
 
 def store(state: dict[str, Any], name: str, value: Tensor) -> None:

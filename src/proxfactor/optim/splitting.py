@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..prox import Prox, as_prox
-from .base import Part, Residual, Spec, _groups, inner
+from .base import NOT_YET, Part, Residual, Spec, _groups, inner
 from .npg import _LONGER, _TRIALS, Trials, _squares, _write, rounding, shorter
 
 Map = Tensor | Callable[[Tensor], Tensor] | None
@@ -277,7 +277,7 @@ class BSDMM(_Splitting):
 
     def _group_residual(self, parts: list[Part]) -> Residual:
         if any("gamma" not in self.state[p.param] for p in parts):
-            return Residual(None, "not yet known: no step was taken")
+            return Residual(None, NOT_YET)
         primal, dual = self._primal_dual(parts)
         return Residual(max([dual, *primal]), "primal and dual")
 

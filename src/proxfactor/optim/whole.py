@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..prox import Step
 from . import ray
-from .base import Part, ProxOptimizer, Residual
+from .base import NOT_YET, Part, ProxOptimizer, Residual
 from .curvature import Curvature
 from .flat import Evaluate, Flat
 
@@ -73,7 +73,7 @@ class WholeOptimizer(ProxOptimizer):
         return super()._measure(parts)
 
     def _metric(self, part: Part) -> tuple[Step | None, str]:
-        return self._steps.get(part.param), "curvature"
+        return (self._steps[part.param], "curvature") if part.param in self._steps else (None, NOT_YET)
 
     def _begin(self, flat: Flat, x: Tensor, f: float, grad: Tensor, at: Evaluate) -> tuple[Tensor, float, Tensor]:
         """The start, inside the operators' domains, and moved by tens along the ray through it as long as that is right."""
@@ -101,6 +101,6 @@ class WholeOptimizer(ProxOptimizer):
         if abs(again - f) > slack:
             raise RuntimeError(
                 f"the closure's loss is {again:.10g} where it was {f:.10g}: {type(self).__name__} compares losses, which must be "
-                "those of one function. Use all of the data and no dropout in it; for mini-batches there are ProxDoG and ProxAdam"
+                "those of one function. Use all of the data and no dropout in it; for mini-batches there are ProxDoWG and ProxAdam"
             )
         return x

@@ -13,7 +13,7 @@ from ..prox import Step, group_metric
 from ..prox.base import widened
 from ..prox.entries import Unconstrained
 from .adam import DECOUPLED, Scale, scale_of, steps_of, told, weigh, with_decay
-from .base import Part, ProxOptimizer, Spec
+from .base import AT_REST, NOT_YET, Part, ProxOptimizer, Spec
 
 _READ = (SGD, Adam, AdamW, Adamax, NAdam, RAdam, Adagrad, RMSprop)
 _REFUSED = {
@@ -161,9 +161,9 @@ class Proximal(ProxOptimizer):
 
     def _metric(self, part: Part) -> tuple[Step | None, str]:
         if isinstance(self.base, SGD):
-            return part.group["lr"], "step"
+            return super()._metric(part)
         if not self.state.get(part.param) or not part.group["lr"] > 0:
-            return None, "step"
+            return None, NOT_YET if part.group["lr"] > 0 else AT_REST
         return self._steps(part, shared=True) * part.group["lr"], "step"
 
     def _measure(self, parts: list[Part]) -> Any:

@@ -11,7 +11,7 @@ import math
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -41,6 +41,7 @@ class Prox(Spelled, ABC):
     attained g has a minimiser: False refuses an infinite step
     complex  complex tensors are taken
     streams  one pass over the memory is all it takes
+    foreign  not this package's own: what it makes is looked at, shape, dtype and NaN
     """
 
     formula: ClassVar[str] = ""
@@ -53,6 +54,15 @@ class Prox(Spelled, ABC):
     attained: bool = True
     complex: bool = False
     streams: bool = False
+    foreign: bool = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return
+        cls.foreign = True
+        for name in {"_prox", "_prox_"} & set(vars(cls)):
+            setattr(cls, name, _looked_at(vars(cls)[name]))
 
     @property
     def dims(self) -> tuple[int, ...] | None:
@@ -198,6 +208,28 @@ class Prox(Spelled, ABC):
         from .sums import add
 
         return add(self, other) if isinstance(other, Prox) else NotImplemented
+
+
+def sound(op: Prox, y: Any, x: Tensor) -> Tensor:
+    """What a foreign operator has made of x. Raises ValueError unless it is a tensor like x, without a NaN that x has not."""
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        became = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"{op!r} turned a tensor of shape {tuple(x.shape)} into {became}; an operator keeps the shape")
+    if y.dtype != x.dtype:
+        raise ValueError(f"{op!r} turned {x.dtype} into {y.dtype}; an operator keeps the dtype: return y.to(x.dtype)")
+    hidden = torch.compiler.is_compiling() or (y.is_cuda and torch.cuda.is_current_stream_capturing())
+    if not hidden and bool(y.isnan().any()) and not bool(x.isnan().any()):
+        raise ValueError(f"{op!r} made NaN of numbers, of a tensor of shape {tuple(x.shape)}; look for a division by 0 in it")
+    return y
+
+
+def _looked_at(prox: Callable) -> Callable:
+    @wraps(prox)
+    def looked_at(self: Prox, x: Tensor, step: Step) -> Tensor:
+        given = x.clone() if prox.__name__ == "_prox_" else x
+        return sound(self, prox(self, x, step), given)
+
+    return looked_at
 
 
 def as_prox(spec: Prox | str | Callable | None, tensors: dict[str, Any] | None = None) -> Prox:

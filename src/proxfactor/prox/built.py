@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .base import Index, Prox, Step, array, as_prox, cut, dims_of, fits, largest, like, store, times, widened
+from .base import Index, Prox, Step, array, as_prox, cut, dims_of, fits, largest, like, sound, store, times, widened
 
 
 class Around(Prox):
@@ -32,6 +32,7 @@ class Around(Prox):
     cone = property(lambda self: self.inner.cone)
     attained = property(lambda self: self.inner.attained)
     complex = property(lambda self: self.inner.complex)
+    foreign = property(lambda self: self.inner.foreign)
 
     @property
     def alike(self) -> bool:
@@ -79,6 +80,7 @@ class Several(Prox):
     cone = property(lambda self: all(p.cone for p in self.members))
     attained = property(lambda self: all(p.attained for p in self.members))
     complex = property(lambda self: all(p.complex for p in self.members))
+    foreign = property(lambda self: any(p.foreign for p in self.members))
 
     @property
     def alike(self) -> bool:
@@ -869,7 +871,7 @@ class Function(Prox):
     It gets the step through a parameter called ``step``, or through a required second one; else it is called with x
     alone, as is a functools.partial that has set the step. Since nothing is known of what it minimises, it counts as
     inexact: no certificate, value 0 unless the function has an attribute ``value``, and any entry may depend on any
-    other. Raises ValueError if the shape changes.
+    other. Raises ValueError if the shape or the dtype changes, or if it makes NaN of numbers.
 
     >>> from proxfactor import as_prox
     >>> as_prox(torch.nn.Threshold(0, 0))(torch.tensor([-1.0, 2.0]))
@@ -878,6 +880,7 @@ class Function(Prox):
 
     fn: Callable
     listed = False
+    foreign = True
     convex = False
     exact = False
     metric = "group"
@@ -887,10 +890,7 @@ class Function(Prox):
         how = _takes_step(self.fn)
         given: dict[str, Any] = {"keyword": {"step": step}}.get(how, {})
         y = self.fn(x.clone(), step) if how == "second" else self.fn(x.clone(), **given)
-        if not isinstance(y, Tensor) or y.shape != x.shape:
-            became = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"{self!r} turned a tensor of shape {tuple(x.shape)} into {became}; an operator keeps the shape")
-        return y.detach().to(x)
+        return sound(self, y, x).detach().to(x.device)
 
     def value(self, x: Tensor) -> Tensor:
         value = getattr(self.fn, "value", None)
