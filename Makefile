@@ -22,6 +22,8 @@ lint: $(VENV)/lint
 bench: $(VENV)/demo
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/prox.py
+	$(BIN)/python benchmarks/steps.py
+	$(BIN)/python benchmarks/optimizers hardest
 
 docs: $(VENV)/demo
 	$(BIN)/python docs/make.py

@@ -28,7 +28,7 @@ _HOME = {
     "losses": "KL Frobenius Loss as_loss",
     "comm": "Comm Group",
     "matrix": "Dense Matrix Observed Sparse Table as_matrix",
-    "optim": "APGM BSDMM NPG PGM AdaProx DavisYin ProxAdam ProxLBFGS ProxOptimizer Proximal Residual",
+    "optim": "APGM BSDMM NPG PGM AdaProx DavisYin ProxAdam ProxDoWG ProxLBFGS ProxOptimizer Proximal Residual",
     "modules": "Compacted compact constrain param_groups",
     "problem": "Problem Quadratic Tie",
     "solvers": "HALS PALM Alternating Solver State",

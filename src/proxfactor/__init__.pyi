@@ -32,6 +32,7 @@ from .optim import AdaProx as AdaProx
 from .optim import DavisYin as DavisYin
 from .optim import ProxAdam as ProxAdam
 from .optim import Proximal as Proximal
+from .optim import ProxDoWG as ProxDoWG
 from .optim import ProxLBFGS as ProxLBFGS
 from .optim import ProxOptimizer as ProxOptimizer
 from .optim import Residual as Residual

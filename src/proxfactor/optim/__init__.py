@@ -8,6 +8,20 @@ from .lbfgs import ProxLBFGS
 from .npg import NPG
 from .pgm import PGM
 from .splitting import BSDMM, DavisYin
+from .stochastic import ProxDoWG
 from .wrap import Proximal
 
-__all__ = ["APGM", "BSDMM", "NPG", "PGM", "AdaProx", "DavisYin", "ProxAdam", "ProxLBFGS", "ProxOptimizer", "Proximal", "Residual"]
+__all__ = [
+    "APGM",
+    "BSDMM",
+    "NPG",
+    "PGM",
+    "AdaProx",
+    "DavisYin",
+    "ProxAdam",
+    "ProxDoWG",
+    "ProxLBFGS",
+    "ProxOptimizer",
+    "Proximal",
+    "Residual",
+]

@@ -55,6 +55,8 @@ class ProxAdam(ProxOptimizer):
     (None, tensor([0.6875, 0.2500]))
     """
 
+    takes_shards = True
+
     def __init__(
         self,
         params: Any,
@@ -90,7 +92,7 @@ class ProxAdam(ProxOptimizer):
 
     def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
         for group in self.param_groups:
-            mine = [part for part in parts if part.group is group and part.values.numel()]
+            mine = [part for part in parts if part.group is group and part.param.numel()]
             many = group["foreach"] if group["foreach"] is not None else all(p.values.device.type == "cuda" for p in mine)
             for some in [mine] if many and mine else [[part] for part in mine]:
                 self._move(some)
@@ -111,7 +113,7 @@ class ProxAdam(ProxOptimizer):
             return by_blocks(run, [t for (t,) in tensors])
         moved, steps = _moved(group, prox, scales, *tensors)
         for part, x, step in zip(parts, moved, steps, strict=True):
-            part.values.copy_(x if isinstance(prox, Unconstrained) else prox(x, step))
+            part.values.copy_(x if isinstance(prox, Unconstrained) else part.prox(x, step))
 
     def _counted(self, part: Part) -> dict[str, Any]:
         """The state of a parameter, its counters one step on."""

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..comm import Comm
 from ..prox import Prox, Step, as_prox
+from . import sharded
 
 Spec = Prox | str | Callable | None
 NOT_YET = "not yet known: no step was taken"
@@ -35,7 +37,8 @@ class Part(NamedTuple):
     """One parameter with a gradient: its group, itself (the key of its state), its values, its gradient, its operator.
 
     Writing into values writes the parameter. The gradient is that of what is minimised: with its sign turned under
-    maximize.
+    maximize. Of a parameter that is spread over processes (a DTensor) all but itself is this process's piece, and comm holds
+    the processes that have the others.
     """
 
     group: dict[str, Any]
@@ -43,6 +46,7 @@ class Part(NamedTuple):
     values: Tensor
     grad: Tensor
     prox: Prox
+    comm: Comm = sharded.ONE
 
 
 class ProxOptimizer(Optimizer):
@@ -57,10 +61,13 @@ class ProxOptimizer(Optimizer):
 
     needs_closure: ClassVar[bool] = False
     no_residual: ClassVar[str] = ""  # why there is none, where there is none
+    takes_shards: ClassVar[bool] = False
+    looks: bool = False  # a step evaluates the closure elsewhere
     own_precision: ClassVar[bool] = False  # the state has a dtype of its own, which a checkpoint keeps
     # torch's pickle keeps neither of these, so that a copy begins with what stands here
     _closure: Callable | None = None
     _kept: tuple[Callable | None, Any, dict[Tensor, tuple[Tensor, tuple[int, int]]]] = (None, None, {})
+    _pieces: Mapping[Tensor, tuple[Prox, Prox]] = MappingProxyType({})
     _measuring: bool = False
     _measured: list[Residual] | None = None
     _used: Mapping[Tensor, tuple[Tensor, int]] = MappingProxyType({})
@@ -97,6 +104,27 @@ class ProxOptimizer(Optimizer):
                 f"{where} holds a complex parameter, but {group['prox']!r} is for real numbers; give its torch.view_as_real, "
                 "or an operator of complex numbers such as L1"
             )
+        try:
+            for p in group["params"]:
+                self._piece(group, p)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+
+    def _piece(self, group: dict[str, Any], p: Tensor) -> Prox:
+        """The operator for the piece of p that this process has: that of the group, or cut from it once."""
+        if not sharded.spread(p):
+            return group["prox"]
+        if not self.takes_shards:
+            raise TypeError(
+                f"{type(self).__name__} looks at whole parameters, but {self._name(group, p)} is a DTensor, spread over processes; "
+                "take PGM or ProxAdam"
+            )
+        whole, piece = self._pieces.get(p, (None, None))
+        if piece is None or whole is not group["prox"]:
+            piece = sharded.piece(group["prox"], p, self._name(group, p))
+            self._pieces = {**self._pieces, p: (group["prox"], piece)}
+        return piece
 
     def _check_group(self, group: dict[str, Any], where: str) -> None:
         """Raises for options that cannot be, before anything is added."""
@@ -114,15 +142,15 @@ class ProxOptimizer(Optimizer):
         parts = self._parts()
         if self._measuring:
             self._measured = self._measure(parts)
-        with self._undone(parts):
+        with self._undone(parts, closure):
             self._advance(parts, closure, loss)
-        self._used = {p: (p.grad, p.grad._version) for _, p, *_ in parts if p.grad is not None}
+        self._used = {p: (p.grad, sharded.version(p.grad)) for _, p, *_ in parts if p.grad is not None}
         return loss
 
     @contextmanager
-    def _undone(self, parts: list[Part]) -> Iterator[None]:
-        """Undo what has moved if an operator fails: any may at a parameter's first step, which shows whether it fits, foreign ones later."""
-        doubtful = any(part.prox.foreign or part.param not in self._used for part in parts)
+    def _undone(self, parts: list[Part], closure: Callable | None) -> Iterator[None]:
+        """What has moved goes back if a closure is interrupted or an operator fails: any may at first, a foreign one always."""
+        doubtful = (self.looks and closure is not None) or any(part.prox.foreign or part.param not in self._used for part in parts)
         befores = [part.values.clone() for part in parts] if doubtful else []
         try:
             yield
@@ -134,6 +162,13 @@ class ProxOptimizer(Optimizer):
     def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
         raise TypeError(f"{type(self).__name__} defines no _advance(parts, closure, loss)")
 
+    def _check_one_way(self, group: dict[str, Any], where: str) -> None:
+        """Raises ValueError for a group that goes up where the others go down: a loss that is compared goes one way."""
+        if self.param_groups and bool(group["maximize"]) != bool(self.param_groups[0]["maximize"]):
+            raise ValueError(
+                f"{where} has maximize={group['maximize']}, other groups not; one loss goes up or down: give it for all"
+            )
+
     def _evaluate(self, closure: Callable) -> Any:
         """The closure's loss; the gradients are then those of the parameters as they stand."""
         with torch.enable_grad():
@@ -142,13 +177,13 @@ class ProxOptimizer(Optimizer):
     def _loss(self, closure: Callable) -> Any:
         """The closure's loss where the parameters stand: not evaluated again if ``_keep`` has it and nothing has changed."""
         known, loss, versions = self._kept
-        same = bool(versions) and known is closure and all(p.grad is g and (p._version, g._version) == v for p, (g, v) in versions.items())
-        return loss if same else self._evaluate(closure)
+        same = all(p.grad is g and _versions(p, g) == v for p, (g, v) in versions.items())
+        return loss if known is closure and versions and same else self._evaluate(closure)
 
     def _keep(self, closure: Callable, loss: Any, parts: list[Part]) -> None:
         """The parameters stand where the closure was evaluated last: the next step need not do it again."""
         grads = {p: p.grad for _, p, *_ in parts if p.grad is not None}
-        self._kept = closure, loss, {p: (g, (p._version, g._version)) for p, g in grads.items()}
+        self._kept = closure, loss, {p: (g, _versions(p, g)) for p, g in grads.items()}
 
     def _number(self, loss: Any) -> float:
         """A closure's loss as a number. Raises TypeError if it is none."""
@@ -165,14 +200,20 @@ class ProxOptimizer(Optimizer):
                 f"{type(self).__name__} does not support sparse gradients: a prox moves every entry; "
                 "make the layer with sparse=False"
             )
+        parts = [self._part(group, p, g) for group, p, g in given]
         if not any(group.get("capturable") for group, *_ in given):  # a look would break the capture
-            odd = [self._name(group, p) for group, p, g in given if not _finite(g)]
+            odd = [self._name(part.group, part.param) for part in _not_finite(parts)]
             if odd:
                 raise RuntimeError(
                     f"the gradient of {' and '.join(odd)} is not finite, so nothing was moved; look for a loss that overflows, a "
                     "log or a division at 0 (or start elsewhere), and under mixed precision step through a GradScaler"
                 )
-        return [Part(group, p, p.detach(), -g if group.get("maximize") else g, group["prox"]) for group, p, g in given]
+        return parts
+
+    def _part(self, group: dict[str, Any], p: Tensor, g: Tensor) -> Part:
+        g = sharded.local_gradient(p, g)
+        values = sharded.local(p.detach())
+        return Part(group, p, values, -g if group.get("maximize") else g, self._piece(group, p), sharded.holders(p))
 
     def _name(self, group: dict[str, Any], p: Tensor) -> str:
         at = next(i for i, q in enumerate(group["params"]) if q is p)
@@ -208,7 +249,7 @@ class ProxOptimizer(Optimizer):
 
     def _stale(self) -> bool:
         """Whether the gradients are those that the last step has used."""
-        return any(p.grad is grad and grad._version == version for p, (grad, version) in self._used.items())
+        return any(p.grad is g and sharded.version(g) == version for p, (g, version) in self._used.items())
 
     @torch.no_grad()
     def _measure(self, parts: list[Part]) -> list[Residual]:
@@ -222,7 +263,8 @@ class ProxOptimizer(Optimizer):
                 return Residual(None, metric)
             root = torch.as_tensor(step, device=part.values.device).sqrt()
             away = part.values - part.prox(part.values - step * part.grad, step)
-            norms.append(torch.stack([_size(away / root), _size(part.values / root)]))
+            sizes = torch.stack([_size(away / root), _size(part.values / root)])
+            norms.append(sizes if part.comm is sharded.ONE else part.comm.sum(sizes.square())[0].sqrt())
         if not norms:
             return Residual(0.0, metric)
         away, size = torch.stack(norms).T
@@ -238,6 +280,9 @@ class ProxOptimizer(Optimizer):
         saved = super().state_dict()
         for group in saved["param_groups"]:
             group.pop("prox", None)
+        for i, p in enumerate(self._all(self.param_groups)):
+            if sharded.spread(p) and i in saved["state"]:
+                saved["state"][i] = {name: sharded.as_state(value, p) for name, value in saved["state"][i].items()}
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -255,6 +300,8 @@ class ProxOptimizer(Optimizer):
         for p, i in zip(self._all(self.param_groups), self._all(groups), strict=True):
             if i in saved and (self.own_precision or p.dtype in (torch.bfloat16, torch.float16)):
                 self.state[p] = _as_saved(saved[i], self.state[p])
+            if sharded.spread(p) and i in saved:
+                self.state[p] = {name: sharded.local(value) for name, value in self.state[p].items()}
 
     @staticmethod
     def _all(groups: list[dict[str, Any]]) -> Iterator[Any]:
@@ -277,6 +324,19 @@ def _as_saved(saved: Any, loaded: Any) -> Any:
     if isinstance(saved, dict):
         return {key: _as_saved(value, loaded[key]) for key, value in saved.items()}
     return [_as_saved(*both) for both in zip(saved, loaded, strict=True)] if isinstance(saved, list) else loaded
+
+
+def _versions(p: Tensor, g: Tensor) -> tuple[int, int]:
+    return sharded.version(p), sharded.version(g)
+
+
+def _not_finite(parts: list[Part]) -> list[Part]:
+    """The parts whose gradient is not, be it on another process."""
+    odd = [not _finite(part.grad) for part in parts]
+    if any(part.comm is not sharded.ONE for part in parts):
+        counts = [torch.tensor(float(bad), device=part.grad.device) for bad, part in zip(odd, parts, strict=True)]
+        odd = [bool(count) for count in sharded.sums(parts, counts)]
+    return [part for part, bad in zip(parts, odd, strict=True) if bad]
 
 
 def _finite(g: Tensor) -> bool:

@@ -53,8 +53,9 @@ class ProxLBFGS(WholeOptimizer):
         super().__init__(params, proxs, {"history": history, "inner": inner, "maximize": maximize})
 
     def _check_group(self, group: dict[str, Any], where: str) -> None:
+        super()._check_group(group, where)
         for name in ("history", "inner"):
-            if not (isinstance(group[name], int) and group[name] >= 1):
+            if isinstance(group[name], bool) or not isinstance(group[name], int) or group[name] < 1:
                 raise ValueError(f"{name} is {group[name]!r} in {where}; it must be a whole number of at least 1")
 
     def _next(self, flat: Flat, x: Tensor, f: float, grad: Tensor, at: Evaluate, memory: dict[str, Any]) -> Tensor:

@@ -27,6 +27,7 @@ class Trials(ProxOptimizer):
     both cases and whenever the closure raises with the parameters as they were.
     """
 
+    looks = True
     # not in a checkpoint, and not in a copy: there a step looks again
     _stuck: tuple[float, Mapping[Tensor, int]] = (math.nan, MappingProxyType({}))
 
@@ -41,10 +42,7 @@ class Trials(ProxOptimizer):
         return bool(versions) and all(p._version == v for p, v in versions.items())
 
     def _check_group(self, group: dict[str, Any], where: str) -> None:
-        if self.param_groups and bool(group["maximize"]) != bool(self.param_groups[0]["maximize"]):
-            raise ValueError(
-                f"{where} has maximize={group['maximize']}, other groups not; one loss goes up or down: give it for all"
-            )
+        self._check_one_way(group, where)
 
     def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
         if not parts:
@@ -56,11 +54,7 @@ class Trials(ProxOptimizer):
         if self.stalled and self._stuck[0] == f:
             return
         before = [p.values.clone() for p in parts]
-        try:
-            moved = self._search(parts, closure, f, before, [p.grad.clone() for p in parts])
-        except BaseException:
-            _write(parts, before)
-            raise
+        moved = self._search(parts, closure, f, before, [p.grad.clone() for p in parts])
         self._stuck = (math.nan, {}) if moved else (f, {p.param: p.param._version for p in parts})
 
     def _search(self, parts: list[Part], closure: Callable, f: float, x: list[Tensor], g: list[Tensor]) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..prox import Step
-from . import ray
+from . import ray, sharded
 from .base import NOT_YET, Part, ProxOptimizer, Spec, by_blocks, inner, real, told
 
 _GROW, _SHARE = 5 / 3, 5 / 6  # adaPG's q and r: between 1, 1/2 (cautious) and larger ones (bold), all of them proved
@@ -44,6 +44,8 @@ class PGM(ProxOptimizer):
     (None, tensor([0., 0., 0.]))
     """
 
+    takes_shards = True
+
     def __init__(
         self,
         params: Any,
@@ -59,6 +61,10 @@ class PGM(ProxOptimizer):
     ):
         options = {"maximize": maximize, "capturable": capturable, "differentiable": differentiable}
         super().__init__(params, proxs, {"lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov} | options)
+
+    @property
+    def looks(self) -> bool:  # type: ignore[override]
+        return any(group["lr"] == "auto" for group in self.param_groups)
 
     def _check_group(self, group: dict[str, Any], where: str) -> None:
         lr, momentum = group["lr"], group["momentum"]
@@ -111,9 +117,7 @@ class PGM(ProxOptimizer):
             loss = self._evaluate(closure)
         befores = [part.values.clone() for part in parts] if closure is not None else []
         steps = self._steps(parts, states)
-        for part, state, step in zip(parts, states, steps, strict=True):
-            store(state, "param", part.values)
-            store(state, "grad", part.grad)
+        for part, step in zip(parts, steps, strict=True):
             _move(part, part.grad, step, step)
         if closure is not None:
             steps = self._guarded(parts, befores, steps, closure, loss)
@@ -125,12 +129,12 @@ class PGM(ProxOptimizer):
         if any("step" in state or state.get("aimed") for state in states):
             return False
         state, way = states[0], states[0].get("way", 0)
-        new = ray.way((p.prox, p.values, p.grad, s.get("grad") if way > 0 else None) for p, s in zip(parts, states, strict=True))
+        new = ray.way((part, s.get("grad") if way > 0 else None) for part, s in zip(parts, states, strict=True))
         if new and new == (way or new) and state.get("times", 0) < ray.DECADES:
             for part, state in zip(parts, states, strict=True):
                 store(state, "param", part.values)
                 store(state, "grad", part.grad)
-                part.values.copy_(ray.scaled(part.prox, part.values, 10.0**new))
+                part.values.copy_(ray.scaled(part, 10.0**new))
             states[0].update(way=new, times=states[0].get("times", 0) + 1)
             return True
         for part, state in zip(parts, states, strict=True):
@@ -143,7 +147,8 @@ class PGM(ProxOptimizer):
 
     def _steps(self, parts: list[Part], states: list[dict[str, Any]]) -> list[float]:
         """The step of each parameter, with one look at the device for all of them."""
-        sums = torch.stack([_products(part, state) for part, state in zip(parts, states, strict=True)]).tolist()
+        products = [_products(part, state) for part, state in zip(parts, states, strict=True)]
+        sums = torch.stack(sharded.sums(parts, products)).tolist()
         steps = [self._step(part, state, *s) for part, state, s in zip(parts, states, sums, strict=True)]
         if all(state.get("dead") for state in states):
             raise RuntimeError(
@@ -183,21 +188,16 @@ class PGM(ProxOptimizer):
         sign = -1.0 if parts[0].group["maximize"] else 1.0
         f, slack = sign * self._number(loss), 10 * torch.finfo(parts[0].values.dtype).eps * abs(self._number(loss))
         grads = [self.state[part.param]["grad"] for part in parts]
-        try:
-            while True:
-                moves = [part.values - before for part, before in zip(parts, befores, strict=True)]
-                bound = sum(float(inner(g, d)) + float(inner(d, d)) / (2 * s) for g, d, s in zip(grads, moves, steps, strict=True))
-                value = self._evaluate(closure)
-                if sign * self._number(value) - f <= bound + slack or not any(bool(d.any()) for d in moves):
-                    self._keep(closure, value, parts)
-                    return steps
-                steps = [step / 2 for step in steps]
-                for part, before, g, step in zip(parts, befores, grads, steps, strict=True):
-                    part.values.copy_(part.prox(before - step * g, step))
-        except BaseException:
-            for part, before in zip(parts, befores, strict=True):
-                part.values.copy_(before)
-            raise
+        while True:
+            moves = [part.values - before for part, before in zip(parts, befores, strict=True)]
+            bound = sum(float(inner(g, d)) + float(inner(d, d)) / (2 * s) for g, d, s in zip(grads, moves, steps, strict=True))
+            value = self._evaluate(closure)
+            if sign * self._number(value) - f <= bound + slack or not any(bool(d.any()) for d in moves):
+                self._keep(closure, value, parts)
+                return steps
+            steps = [step / 2 for step in steps]
+            for part, before, g, step in zip(parts, befores, grads, steps, strict=True):
+                part.values.copy_(part.prox(before - step * g, step))
 
     def _metric(self, part: Part) -> tuple[Step | None, str]:
         if part.group["lr"] != "auto":
@@ -223,17 +223,22 @@ def _move(part: Part, direction: Tensor, lr: Step, step: Step) -> None:
 
 
 def _products(part: Part, state: dict[str, Any]) -> Tensor:
-    """<x, x>, <g, g>, <Δx, Δx>, <Δx, Δg>, <Δg, Δg> since the last step; what was kept from it is written over."""
+    """<x, x>, <g, g>, <Δx, Δx>, <Δx, Δg>, <Δg, Δg> since the last step; the point and its gradient are kept for the next."""
     known = "step" in state
+    for name, t in () if known else (("param", part.values), ("grad", part.grad)):
+        store(state, name, t)
     sums = []
 
-    def run(x: Tensor, g: Tensor, *last: Tensor) -> None:
-        dx, dg = (t.sub_(now) for t, now in zip(last, (x, g), strict=True)) if known else (x, g)
-        pairs = [(x, x), (g, g), (dx, dx), (dx, dg), (dg, dg)]
-        sums.append(torch.stack([inner(a, b) for a, b in pairs]))
+    def run(x: Tensor, g: Tensor, p: Tensor, q: Tensor) -> None:
+        dx, dg = (p.sub_(x), q.sub_(g)) if known else (x, g)
+        products = [inner(a, b) for a, b in ((x, x), (g, g), (dx, dx), (dx, dg), (dg, dg))]
+        sums.append((x.data_ptr(), torch.stack(products)))
+        if known:
+            p.copy_(x)
+            q.copy_(g)
 
-    by_blocks(run, [real(t) for t in (part.values, part.grad, *((state["param"], state["grad"]) if known else ()))])
-    return torch.stack(sums).sum(0)
+    by_blocks(run, [real(t) for t in (part.values, part.grad, state["param"], state["grad"])])
+    return torch.stack([s for _, s in sorted(sums, key=lambda s: s[0])]).sum(0)  # in one order, whichever thread came first
 
 
 def _watch(state: dict[str, Any], step: float, slope: float, size: float, rounding: float) -> None:

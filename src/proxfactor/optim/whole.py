@@ -24,7 +24,12 @@ class WholeOptimizer(ProxOptimizer):
     """
 
     needs_closure = True
+    looks = True
+    own_precision = True
     _steps: Mapping[Tensor, Tensor] = MappingProxyType({})
+
+    def _check_group(self, group: dict[str, Any], where: str) -> None:
+        self._check_one_way(group, where)
 
     def _advance(self, parts: list[Part], closure: Callable | None, loss: Any) -> None:
         if not parts or closure is None:
@@ -41,14 +46,10 @@ class WholeOptimizer(ProxOptimizer):
         if not math.isfinite(f := sign * self._number(loss)):
             raise RuntimeError(f"the closure's loss is {f} where the parameters stand; start where it is finite")
         memory = self._memory(flat)
-        try:
-            if "count" not in memory:
-                memory["count"] = 0
-                start, f, grad = self._begin(flat, start, f, grad, at)
-            x = self._next(flat, start, f, grad, at, memory)
-        except BaseException:
-            flat.write(start)
-            raise
+        if "count" not in memory:
+            start, f, grad = self._begin(flat, start, f, grad, at)
+            memory["count"] = 0
+        x = self._next(flat, start, f, grad, at, memory)
         if last[0] is not x:
             flat.write(x)
         else:
@@ -58,11 +59,11 @@ class WholeOptimizer(ProxOptimizer):
         raise TypeError(f"{type(self).__name__} defines no _next(flat, x, f, grad, at, memory)")
 
     def _memory(self, flat: Flat) -> dict[str, Any]:
-        """What is kept between steps, beside the first parameter; begun anew when other parameters have gradients."""
-        state = self.state[flat.parts[0].param]
-        if state.get("size") != sum(flat.sizes):
+        """What is kept between steps, beside the first parameter; begun anew when others have gradients, or another dtype."""
+        state, form = self.state[flat.parts[0].param], [flat.dtype.itemsize, *flat.sizes]
+        if state.get("form") != form:
             state.clear()
-            state.update(size=sum(flat.sizes), memory={})
+            state.update(form=form, memory={})
         return state["memory"]
 
     def _measure(self, parts: list[Part]) -> list[Residual]:
@@ -83,7 +84,7 @@ class WholeOptimizer(ProxOptimizer):
             x = inside
         way = new = self._way(flat, x, grad, None)
         for _ in range(ray.DECADES if way else 0):
-            z = flat.join([ray.scaled(p.prox, t, 10.0**way) for p, t in zip(flat.parts, flat.tensors(x), strict=True)])
+            z = flat.join([ray.scaled(p._replace(values=t), 10.0**way) for p, t in zip(flat.parts, flat.tensors(x), strict=True)])
             f_new, grad_new = at(z)
             new = self._way(flat, z, grad_new, grad if way > 0 else None) if bool(grad_new.isfinite().all()) else 0
             if new != way:
@@ -93,7 +94,8 @@ class WholeOptimizer(ProxOptimizer):
 
     def _way(self, flat: Flat, x: Tensor, grad: Tensor, last: Tensor | None) -> int:
         lasts = [None] * len(flat.parts) if last is None else flat.tensors(last)
-        return ray.way(zip([p.prox for p in flat.parts], flat.tensors(x), flat.tensors(grad), lasts, strict=True))
+        held = zip(flat.parts, flat.tensors(x), flat.tensors(grad), lasts, strict=True)
+        return ray.way((part._replace(values=t, grad=g), last) for part, t, g, last in held)
 
     def _stuck(self, x: Tensor, f: float, at: Evaluate, slack: float) -> Tensor:
         """x, from where no step led down. Raises RuntimeError if that is because the closure is not one function."""
