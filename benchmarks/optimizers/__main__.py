@@ -61,7 +61,8 @@ def main() -> None:
         return hardest(console)
     problems = [PROBLEMS[name] for name in given.problems]
     if given.what == "convex":
-        return convex(given.out, [p for p in problems if p.reference], every, console)
+        ours = given.optimizers or [n for n in ("auto", "auto-closure") if n in every]
+        return convex(given.out, [p for p in problems if p.reference], given.starts, every, ours, console)
 
     plan = Plan(tuple(given.scales), given.starts, given.gradients)
     todo = [(every[n], p) for p in problems for n in names if every[n].applies(p)]

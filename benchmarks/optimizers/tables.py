@@ -40,12 +40,13 @@ def hardest(console: Console, gradients: int = 200, seeds: Sequence[int] = range
     console.print(table)
 
 
-def convex(folder: Path, problems: Sequence[Problem], every: dict[str, Any], console: Console) -> None:
+def convex(
+    folder: Path, problems: Sequence[Problem], starts: int, every: dict[str, Any], names: Sequence[str], console: Console
+) -> None:
     """(F - F_Clarabel)/max(|F_Clarabel|, F₁ - F_Clarabel) after 20,000 gradients, from every start and scale."""
     from measure import first
 
-    names = [n for n in ("auto", "auto-closure") if n in every]
-    plan = Plan((1e-6, 1.0, 1e6), 2, 20_000)
+    plan = Plan((1e-6, 1.0, 1e6), starts, 20_000)
     table = Table(title="Convex problems: largest (F - F_Clarabel)/max(|F_Clarabel|, F₁ - F_Clarabel); runs ≤ 1e-6 of all")
     table.add_column("problem")
     for name in names:

@@ -31,8 +31,8 @@ from .optim import PGM as PGM
 from .optim import AdaProx as AdaProx
 from .optim import DavisYin as DavisYin
 from .optim import ProxAdam as ProxAdam
-from .optim import Proximal as Proximal
 from .optim import ProxDoWG as ProxDoWG
+from .optim import Proximal as Proximal
 from .optim import ProxLBFGS as ProxLBFGS
 from .optim import ProxOptimizer as ProxOptimizer
 from .optim import Residual as Residual

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ..comm import Comm
@@ -56,7 +57,9 @@ class ProxOptimizer(Optimizer):
     its own. The operators stay out of ``state_dict``, so that a default ``torch.load`` takes it back; ``load_state_dict``
     keeps the optimizer's own. Raises ValueError if the list does not fit the groups, TypeError for a complex parameter
     under an operator of real numbers, and in ``step`` RuntimeError for a sparse or a non-finite gradient, the parameters
-    untouched. A parameter without a gradient is left alone.
+    untouched. A parameter without a gradient is left alone. One that is spread over processes (a DTensor, as FSDP2 makes them)
+    is moved piece by piece where ``takes_shards``, its operator cut to the piece; TypeError where not, ValueError for an operator
+    that couples a dim along which it is sharded.
     """
 
     needs_closure: ClassVar[bool] = False
@@ -106,6 +109,8 @@ class ProxOptimizer(Optimizer):
             )
         try:
             for p in group["params"]:
+                if not is_lazy(p):  # its shape comes with the first data
+                    group["prox"].check_fits(p.shape)
                 self._piece(group, p)
         except (TypeError, ValueError):
             self.param_groups.pop()
@@ -193,8 +198,8 @@ class ProxOptimizer(Optimizer):
         return float(loss)
 
     def _parts(self) -> list[Part]:
-        """Every parameter that has a gradient. Raises RuntimeError for a gradient that cannot be used."""
-        given = [(group, p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        """Every parameter that has entries and a gradient. Raises RuntimeError for a gradient that cannot be used."""
+        given = [(group, p, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None and p.numel()]
         if any(g.layout != torch.strided for _, _, g in given):
             raise RuntimeError(
                 f"{type(self).__name__} does not support sparse gradients: a prox moves every entry; "
@@ -212,7 +217,7 @@ class ProxOptimizer(Optimizer):
 
     def _part(self, group: dict[str, Any], p: Tensor, g: Tensor) -> Part:
         g = sharded.local_gradient(p, g)
-        values = sharded.local(p.detach())
+        values = sharded.local(p).detach()
         return Part(group, p, values, -g if group.get("maximize") else g, self._piece(group, p), sharded.holders(p))
 
     def _name(self, group: dict[str, Any], p: Tensor) -> str:

@@ -86,8 +86,8 @@ def _fit(signs: Tensor, change: Tensor) -> Block:
     forms: list[tuple[int, Block]] = [(1, {"scale": each.mean().view(1, 1)})]
     if min(m, k) > 1:
         forms += [(m, {"scale": each.mean(1, keepdim=True)}), (k, {"scale": each.mean(0, keepdim=True)})]
-        forms += [(k * k, {"right": torch.linalg.lstsq(z, h).solution})] if 2 * k <= m else []
-        forms += [(m * m, {"left": torch.linalg.lstsq(z.mT, h.mT).solution.mT})] if 2 * m <= k else []
+        forms += [(k * k, {"right": torch.linalg.pinv(z) @ h})] if 2 * k <= m else []  # lstsq is not the same at all scales
+        forms += [(m * m, {"left": h @ torch.linalg.pinv(z)})] if 2 * m <= k else []
     errors = [
         float((h - _times(block, z)).square().sum()) / (1 - free / (m * k)) ** 2 if free < m * k else float("inf")
         for free, block in forms

@@ -15,6 +15,7 @@ from .whole import WholeOptimizer
 
 _DECREASE = 1e-4  # of the decrease that the model promises, to be kept (Armijo 1966)
 _WALL = 100.0  # times the model's curvature: a step over which the gradient changes by more ended in a wall, as KL has at 0
+_DOUBT = 100.0  # times the model's curvature, without a fall: the loss is looked at again where it is known
 _EASIER = 0.1  # the model is minimised until its residual has fallen to this share
 
 
@@ -80,6 +81,8 @@ class ProxLBFGS(WholeOptimizer):
                 memory.update(count=memory["count"] + 1, extra=extra / 4 if extra > 0.01 else 0.0)
                 return z
             extra = 4 * max(extra, 0.25)
+            if extra / 4 <= _DOUBT < extra:
+                self._stuck(x, f, at, 100 * slack)
             if extra > 1 / eps:
                 memory["extra"] = 0.0
                 return self._stuck(x, f, at, slack)

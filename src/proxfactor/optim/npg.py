@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..prox import Step
+from ..prox import Prox, Step
 from .base import NOT_YET, Part, ProxOptimizer, Spec, inner
 
 _DECREASE = 1e-4  # of what a step of that length promises, to be kept
@@ -29,17 +29,20 @@ class Trials(ProxOptimizer):
 
     looks = True
     # not in a checkpoint, and not in a copy: there a step looks again
-    _stuck: tuple[float, Mapping[Tensor, int]] = (math.nan, MappingProxyType({}))
+    _stuck: tuple[float, Mapping[Tensor, int], list[Prox]] = (math.nan, MappingProxyType({}), [])
 
     @property
     def stalled(self) -> bool:
-        """Whether the last step found no point to go to, and the parameters have not been changed since.
+        """Whether the last step found no point to go to, and parameters and operators have not been changed since.
 
         They stand at a fixed point, or rounding hides every descent: ``residual`` tells. Until something changes, steps
         end at once.
         """
-        versions = self._stuck[1]
-        return bool(versions) and all(p._version == v for p, v in versions.items())
+        _, versions, proxs = self._stuck
+        return bool(versions) and all(p._version == v for p, v in versions.items()) and proxs == self._proxs()
+
+    def _proxs(self) -> list[Prox]:
+        return [group["prox"] for group in self.param_groups]
 
     def _check_group(self, group: dict[str, Any], where: str) -> None:
         self._check_one_way(group, where)
@@ -55,7 +58,7 @@ class Trials(ProxOptimizer):
             return
         before = [p.values.clone() for p in parts]
         moved = self._search(parts, closure, f, before, [p.grad.clone() for p in parts])
-        self._stuck = (math.nan, {}) if moved else (f, {p.param: p.param._version for p in parts})
+        self._stuck = (math.nan, {}, []) if moved else (f, {p.param: p.param._version for p in parts}, self._proxs())
 
     def _search(self, parts: list[Part], closure: Callable, f: float, x: list[Tensor], g: list[Tensor]) -> bool:
         """Move the parameters from x, where the loss is f and its gradients are g; whether there was a point to go to."""

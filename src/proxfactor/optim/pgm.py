@@ -26,9 +26,9 @@ class PGM(ProxOptimizer):
     before and q = 5/3, r = 5/6; a step moves a parameter by no more than its largest norm so far. Proved (Latafat,
     Themelis and Patrinos 2024) for convex losses and one joint step; a step per parameter, and losses that are not
     convex, are a heuristic that was measured. The gradients must be those of one function: on mini-batches the rule dies,
-    which is noticed. A start whose scale is wrong by ten and more (every parameter of a cone, or free, is nearly parallel to its
-    gradient there and ten times further along) is put right first. If ``step`` is given a closure, a step must also lower the
-    loss as its length promises, or is halved: one call of the closure each as a rule.
+    which is noticed. The first steps try the start ten times smaller, or larger, where its gradients point that way, and
+    keep that as long as they say that it is right (``ray``): random factors of data of any scale. If ``step`` is given a
+    closure, a later step must also lower the loss as its length promises, or is halved: one call of the closure as a rule.
 
     With a number, d is SGD's direction and w the weight that a constant gradient has in it, so that the prox always weighs
     its penalty as d weighs the loss, and a stationary point is one of the true problem: without momentum w = 1; with it
@@ -105,7 +105,12 @@ class PGM(ProxOptimizer):
         if not (momentum := group["momentum"]):
             return group["lr"]
         state = self.state[part.param]
-        s = momentum * state["momentum_weight"] + 1 - group["dampening"] if "momentum_weight" in state else 1.0
+        known, s = "momentum_weight" in state, told(group, state.get("momentum_weight", 1.0))
+        if group["capturable"]:
+            s = torch.as_tensor(s, dtype=torch.float64, device=part.values.device)
+        if known:  # a tensor in place, as a graph needs it
+            s *= momentum
+            s += 1 - group["dampening"]
         state["momentum_weight"] = s
         return group["lr"] * (1 + momentum * s if group["nesterov"] else s)
 
@@ -129,20 +134,23 @@ class PGM(ProxOptimizer):
         if any("step" in state or state.get("aimed") for state in states):
             return False
         state, way = states[0], states[0].get("way", 0)
-        new = ray.way((part, s.get("grad") if way > 0 else None) for part, s in zip(parts, states, strict=True))
-        if new and new == (way or new) and state.get("times", 0) < ray.DECADES:
-            for part, state in zip(parts, states, strict=True):
-                store(state, "param", part.values)
-                store(state, "grad", part.grad)
-                part.values.copy_(ray.scaled(part, 10.0**new))
-            states[0].update(way=new, times=states[0].get("times", 0) + 1)
+        known = [(part, s) for part, s in zip(parts, states, strict=True) if "grad" in s]  # without what came since
+        good = not way or (len(known) == len(parts) and ray.right(((part, s["grad"]) for part, s in known), way))
+        if way and not good:  # one too far: back to where the gradient is known
+            for part, s in known:
+                s["back"] = True
+                part.values.copy_(s["param"])
+                part.grad.copy_(s["grad"])
+        way = way or ray.way(parts)
+        if good and way and state.get("times", 0) < ray.DECADES:
+            for part, s in zip(parts, states, strict=True):
+                store(s, "param", part.values)
+                store(s, "grad", part.grad)
+                part.values.copy_(ray.scaled(part, 10.0**way))
+            state.update(way=way, times=state.get("times", 0) + 1)
             return True
-        for part, state in zip(parts, states, strict=True):
-            state["aimed"] = True
-            if way:  # one too far: back to where the gradient is known
-                state["back"] = True
-                part.values.copy_(state["param"])
-                part.grad.copy_(state["grad"])
+        for s in states:
+            s["aimed"] = True
         return False
 
     def _steps(self, parts: list[Part], states: list[dict[str, Any]]) -> list[float]:
@@ -186,13 +194,16 @@ class PGM(ProxOptimizer):
     def _guarded(self, parts: list[Part], befores: list[Tensor], steps: list[float], closure: Callable, loss: Any) -> list[float]:
         """The steps, halved until the loss where they lead is what a curvature of 1 / step allows."""
         sign = -1.0 if parts[0].group["maximize"] else 1.0
-        f, slack = sign * self._number(loss), 10 * torch.finfo(parts[0].values.dtype).eps * abs(self._number(loss))
+        f = sign * sharded.mean_loss(parts, self._number(loss))
+        slack = 10 * torch.finfo(parts[0].values.dtype).eps * abs(f)
         grads = [self.state[part.param]["grad"] for part in parts]
         while True:
             moves = [part.values - before for part, before in zip(parts, befores, strict=True)]
-            bound = sum(float(inner(g, d)) + float(inner(d, d)) / (2 * s) for g, d, s in zip(grads, moves, steps, strict=True))
+            sums = [torch.stack([inner(g, d), inner(d, d), d.any().double()]) for g, d in zip(grads, moves, strict=True)]
+            slopes, squares, moved = torch.stack(sharded.sums(parts, sums)).T.tolist()
+            bound = sum(slope + square / (2 * s) for slope, square, s in zip(slopes, squares, steps, strict=True))
             value = self._evaluate(closure)
-            if sign * self._number(value) - f <= bound + slack or not any(bool(d.any()) for d in moves):
+            if sign * sharded.mean_loss(parts, self._number(value)) - f <= bound + slack or not any(moved):
                 self._keep(closure, value, parts)
                 return steps
             steps = [step / 2 for step in steps]

@@ -81,6 +81,16 @@ class ProxDoWG(ProxOptimizer):
             raise ValueError(f"Invalid learning rate: {group['lr']} in {where}; lr is a factor on the automatic step, above 0")
         group["training"] = all(other["training"] for other in self.param_groups)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As the others', but half precision is refused with a TypeError: the first moves are lost in its rounding."""
+        super().add_param_group(param_group)
+        if any(p.dtype in (torch.bfloat16, torch.float16) for p in self.param_groups[-1]["params"]):
+            self.param_groups.pop()
+            raise TypeError(
+                f"param group {len(self.param_groups)} holds a parameter in half precision, in whose rounding the first moves are "
+                "lost; keep the parameters in float32, with torch.autocast for the computation, or take ProxAdam"
+            )
+
     @torch.no_grad()
     def eval(self) -> None:
         """Write the average into the parameters; ``train`` brings the iterate back. Twice is once."""

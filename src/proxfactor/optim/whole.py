@@ -82,20 +82,23 @@ class WholeOptimizer(ProxOptimizer):
         if not torch.equal(inside, x):
             f, grad = at(inside)
             x = inside
-        way = new = self._way(flat, x, grad, None)
+        held = self._seen(flat, x, grad)
+        way = ray.way(held)
         for _ in range(ray.DECADES if way else 0):
-            z = flat.join([ray.scaled(p._replace(values=t), 10.0**way) for p, t in zip(flat.parts, flat.tensors(x), strict=True)])
+            z = flat.join([ray.scaled(part, 10.0**way) for part in held])
             f_new, grad_new = at(z)
-            new = self._way(flat, z, grad_new, grad if way > 0 else None) if bool(grad_new.isfinite().all()) else 0
-            if new != way:
+            before, held = held, self._seen(flat, z, grad_new)
+            sound = math.isfinite(f_new) and bool(grad_new.isfinite().all())
+            fall = 1 - f_new / f if f > 0 else 0.0
+            if not sound or not ray.right(((part, last.grad) for part, last in zip(held, before, strict=True)), way, fall):
                 break
             x, f, grad = z, f_new, grad_new
         return x, f, grad
 
-    def _way(self, flat: Flat, x: Tensor, grad: Tensor, last: Tensor | None) -> int:
-        lasts = [None] * len(flat.parts) if last is None else flat.tensors(last)
-        held = zip(flat.parts, flat.tensors(x), flat.tensors(grad), lasts, strict=True)
-        return ray.way((part._replace(values=t, grad=g), last) for part, t, g, last in held)
+    def _seen(self, flat: Flat, x: Tensor, grad: Tensor) -> list[Part]:
+        """The parts with these values and gradients."""
+        held = zip(flat.parts, flat.tensors(x), flat.tensors(grad), strict=True)
+        return [part._replace(values=t, grad=g) for part, t, g in held]
 
     def _stuck(self, x: Tensor, f: float, at: Evaluate, slack: float) -> Tensor:
         """x, from where no step led down. Raises RuntimeError if that is because the closure is not one function."""

@@ -53,6 +53,8 @@ class Proximal(ProxOptimizer):
         base.param_groups = self.param_groups
 
     def _check_group(self, group: dict[str, Any], where: str) -> None:
+        if not group["lr"] >= 0:
+            raise ValueError(f"Invalid learning rate: {group['lr']} in {where}; it must be at least 0")
         if not group.get("eps", 1.0) > 0:
             raise ValueError(f"Invalid eps: {group['eps']} in {where}; it must be above 0: a gradient of 0 would divide 0 by 0")
         if not group.get("momentum", 0.0) < 1:

@@ -83,13 +83,7 @@ class Prox(Spelled, ABC):
             given = x.dtype if isinstance(x, Tensor) else type(x).__name__
             kind = "floating-point or complex" if self.complex else "real floating-point"
             raise TypeError(f"{self!r} takes a {kind} tensor, given {given}; convert it, e.g. x.float()")
-        for name, t in self._held:
-            if not fits(t.shape, x.shape):
-                shapes = f"has shape {tuple(t.shape)}, which does not broadcast to x of shape {tuple(x.shape)}"
-                raise ValueError(f"{name} of {self!r} {shapes}")
-        for d in self.dims or ():
-            if not -x.ndim <= d < x.ndim:
-                raise ValueError(f"{self!r} on x of shape {tuple(x.shape)}: there is no dim {d}")
+        self.check_fits(x.shape)
         wide = widened(x)
         if isinstance(step, Tensor) and step.numel() == 1 and step.device.type == "cpu":
             step = step.item()
@@ -103,6 +97,16 @@ class Prox(Spelled, ABC):
         if self.alike and not self.streams and not isinstance(step, Tensor) and _worth_blocks(wide):
             return self._in_blocks(wide, step).to(x.dtype)
         return self._prox(wide, step).to(x.dtype)
+
+    def check_fits(self, shape: torch.Size) -> None:
+        """Raises ValueError if a tensor of that shape has not the dims that this couples, or the sizes of what it holds."""
+        for name, t in self._held:
+            if not fits(t.shape, shape):
+                shapes = f"has shape {tuple(t.shape)}, which does not broadcast to x of shape {tuple(shape)}"
+                raise ValueError(f"{name} of {self!r} {shapes}")
+        for d in self.dims or ():
+            if not -len(shape) <= d < len(shape):
+                raise ValueError(f"{self!r} on x of shape {tuple(shape)}: there is no dim {d}")
 
     @property
     def alike(self) -> bool:
