@@ -71,8 +71,8 @@ def test_a_norm_without_its_square_does_not_settle(costs):
 
 def test_the_wrong_sign_lets_the_factors_grow(costs):
     right, right_size, wrong, wrong_size = numbers(costs, "wrong_regularisation_sign")
-    assert wrong > 2 * right
-    assert wrong_size > 5 * right_size
+    assert wrong > right
+    assert wrong_size > 2 * right_size
 
 
 def test_a_missing_half_beta_shrinks_ten_times_as_much(costs):

@@ -386,21 +386,28 @@ def test_no_parameters_and_a_single_tensor_are_refused(case):
 
 
 class Shape(Prox):
+    listed = False
+
     def _prox(self, x, step):
         return x[:1].sum()
 
 
 class Type(Prox):
+    listed = False
+
     def _prox(self, x, step):
         return x.half()
 
 
 class Odd(Prox):
+    listed = False
+
     def _prox(self, x, step):
         return x * torch.nan
 
 
 class Nothing(Prox):
+    listed = False
     dims = None
 
     def _prox(self, x, step):
@@ -440,6 +447,7 @@ def test_an_operator_that_does_not_keep_what_it_is_given_is_refused_and_nothing_
 class Later(Prox):
     """Breaks once it is told to."""
 
+    listed = False
     broken = False
 
     def _prox(self, x, step):

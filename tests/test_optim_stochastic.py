@@ -175,6 +175,7 @@ def test_a_stage_ends_early_when_the_gradients_have_fallen_and_the_average_begin
 class Narrow(Prox):
     """The unit ball of each row, which takes steps that are alike along a row only."""
 
+    listed = False
     metric = "group"
     dims = (-1,)
 

@@ -54,6 +54,7 @@ def push(optimizer, w, grads):
 class Recorder(Prox):
     """A prox that changes nothing and keeps the steps it is given."""
 
+    listed = False
     metric = "element"
 
     def __init__(self):

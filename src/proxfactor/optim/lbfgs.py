@@ -29,8 +29,9 @@ class ProxLBFGS(WholeOptimizer):
     promises, B grows and the model is solved again, so that the objective never rises, and no segment is searched that may
     leave a nonconvex set. A start whose scale is wrong by ten and more is put right first, as in ``PGM``.
 
-    ``step`` needs a closure, deterministic (all of the data, no dropout), and calls it once as a rule. That limit points
-    are stationary is proved for smooth losses and convex operators; others are taken too, without acceleration inside.
+    ``step`` needs a closure, deterministic (all of the data, no dropout), and calls it once as a rule. Methods of this kind
+    are proved to end at stationary points for smooth losses, convex operators and models that are minimised well enough;
+    this one was measured. Operators that are not convex are taken too, without acceleration inside.
     Where a step promises less than rounding, the parameters stay, and the closure is not called again.
     (Byrd, Nocedal and Schnabel 1994 for the compact form; Lee, Sun and Saunders 2014; Kanzow and Lechner 2021.)
 
