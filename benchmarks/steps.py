@@ -34,12 +34,13 @@ def contestants():
 
 
 def started(name, make, start, grad):
-    """An optimizer with a step behind it, or None where it does not exist."""
+    """An optimizer with the steps behind it in which it looks for its scale, or None where it does not exist."""
     w = torch.nn.Parameter(start.clone())
     w.grad = grad
     try:
         optimizer = make([w])
-        optimizer.step()
+        for _ in range(16):
+            optimizer.step()
     except (TypeError, ValueError) as missing:
         print(f"{name} left out: {missing}")
         return None
