@@ -69,11 +69,13 @@ class ProxLBFGS(WholeOptimizer):
         first = Curvature(flat, memory["blocks"])
         while True:
             model = Model(flat, first, memory["pairs"], extra)
-            z, promise = model.minimise(x, grad, self.param_groups[0]["inner"], memory)
+            z = model.minimise(x, grad, self.param_groups[0]["inner"], memory)
+            s, more = z - x, flat.penalty(z) - penalty
+            promise = dot(grad, s) + 0.5 * dot(s, model @ s) + more
             if torch.equal(z, x) or not -promise > eps * abs(f + penalty):
                 return x
             f_new, grad_new = at(z)
-            s, y, fall = z - x, grad_new - grad, f_new - f + flat.penalty(z) - penalty
+            y, fall = grad_new - grad, f_new - f + more
             good = math.isfinite(fall) and bool(grad_new.isfinite().all())
             if good:
                 memory["pairs"] = self._paired(memory["pairs"], s, y, first)
@@ -121,24 +123,23 @@ class Model:
         Bd = self.first @ d + self.extra * self.D * d
         return Bd if self.W is None else Bd - self.W @ (self.inverse @ (self.W.mT @ d))
 
-    def minimise(self, x: Tensor, grad: Tensor, most: int, memory: dict[str, Any]) -> tuple[Tensor, float]:
-        """A point of lower model, and by how much the model promises the objective to change there."""
+    def minimise(self, x: Tensor, grad: Tensor, most: int, memory: dict[str, Any]) -> Tensor:
+        """A point of lower model, by at most so many applications of the operators."""
         D, convex = self.D, all(p.prox.convex for p in self.flat.parts)
         bound = 1.1 * self._largest(memory)
-        z, y, t, least = x, x, 1.0, 0.0
+        z, y, t, first = x, x, 1.0, math.inf
         for k in range(most):
             step = 1 / (bound * D)
             new = self.flat.prox(y - step * (grad + self @ (y - x)), step)
             away = dot((new - y) * D, new - y)
-            least = away if k == 0 else least
+            first = first if k else away
             t = 1.0 if dot((y - new) * D, new - z) > 0 or not convex else t
             t_new = (1 + math.sqrt(1 + 4 * t * t)) / 2
             y = new + ((t - 1) / t_new * (new - z) if convex else 0.0)
             z, t = new, t_new
-            if away <= _EASIER**2 * least:
+            if away <= _EASIER**2 * first:
                 break
-        d = z - x
-        return z, dot(grad, d) + 0.5 * dot(d, self @ d) + self.flat.penalty(z) - self.flat.penalty(x)
+        return z
 
     def _largest(self, memory: dict[str, Any]) -> float:
         """The largest eigenvalue of B in the metric D, by a few power steps from where the last ones ended."""

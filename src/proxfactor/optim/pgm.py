@@ -137,8 +137,8 @@ class PGM(ProxOptimizer):
         known = [(part, s) for part, s in zip(parts, states, strict=True) if "grad" in s]  # without what came since
         good = not way or (len(known) == len(parts) and ray.right(((part, s["grad"]) for part, s in known), way))
         if way and not good:  # one too far: back to where the gradient is known
+            state["back"] = True
             for part, s in known:
-                s["back"] = True
                 part.values.copy_(s["param"])
                 part.grad.copy_(s["grad"])
         way = way or ray.way(parts)
@@ -184,9 +184,9 @@ class PGM(ProxOptimizer):
         """adaPG's next step; the first that follows the short move has no step before it to compare with."""
         step, before = state["step"], state["before"]
         if not state.get("curved"):
-            state["curved"] = True
-            step = before = state["step"] = state["before"] = 0.5 * inverse if inverse < math.inf else 1e8 * step
-            return step
+            first = 0.5 * inverse if inverse < math.inf else 1e8 * step
+            state.update(curved=True, step=first, before=first)
+            return first
         bend = step * step * square + 2 * step * low * (_SHARE - 1) + 1 - 2 * _SHARE
         most = math.sqrt((1 - _SHARE / _GROW) / bend) if bend > 0 else math.inf
         return step * min(math.sqrt(1 / _GROW + step / before), most)
