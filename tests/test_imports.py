@@ -11,7 +11,7 @@ import proxfactor
 
 SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
-    {"text", "prox", "losses", "comm", "serve"},
+    {"text", "prox", "losses", "comm", "compiled", "serve"},
     {"matrix", "optim", "modules", "datasets"},
     {"problem", "inits"},
     {"solvers"},

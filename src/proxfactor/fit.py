@@ -22,7 +22,7 @@ from .losses import Loss
 from .matrix import Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
-from .solvers import Alternating, Memory, Passes, Solver, State, as_solver
+from .solvers import Alternating, Memory, Solver, as_solver
 
 Row = dict[str, float]
 
@@ -58,8 +58,8 @@ def _worst(row: Row) -> float:
 class Result:
     """The factors X ≈ W H with the story of the fit. W (m, k) and H (k, n) come in the form in which X was given.
 
-    ``history`` has a row for each look at the fit: iteration, seconds, loss, certificate_W, certificate_H (NaN where an
-    operator is inexact). ``violation`` says how far outside its constraint each factor is, ``error`` is ‖X - WH‖ / ‖X‖ on
+    ``history`` has a row for each look at the fit: iteration, seconds, passes over X (a product with a thin matrix is one),
+    loss, certificate_W, certificate_H (NaN where an operator is inexact). ``violation`` says how far outside its constraint each factor is, ``error`` is ‖X - WH‖ / ‖X‖ on
     the data, ``status`` says in words how the fit ended and what to do.
     """
 
@@ -295,7 +295,7 @@ class _Loop:
             left, was = (self.problem.stationarity(A, H.mT) for A in (W, state.W))
             good = good | value.isfinite() & (left <= was.clamp(min=10 * self.tol))
         if bool(good):
-            self.state = State(W, H, state.w, state.h, state.sweep)
+            self.state = self.solver.at(state, W, H)
         if self.history and self.history[-1]["iteration"] == state.sweep:
             self.history.pop()
         row = self._look()
@@ -316,6 +316,7 @@ class _Loop:
         row = {
             "iteration": self.state.sweep,
             "seconds": time.perf_counter() - self.began,
+            "passes": self.problem.passes,
             "loss": self.loss * _unit(self.problem.loss, self.power),
             "certificate_W": w,
             "certificate_H": h,
@@ -345,8 +346,8 @@ def _threads(problem: Problem, rank: int) -> Iterator[None]:
 def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> Tensor:
     """The minimising A (m, k) for the fixed B (n, k), from a start that X and B alone decide, to half of tol."""
     B, memory = B.contiguous(), Memory()
-    if problem.loss.quadratic and isinstance(solver, Passes):
-        solver = dataclasses.replace(solver, inner=50)  # many passes on one model, which needs one product with X
+    if problem.loss.quadratic:
+        solver = solver.patient()  # many passes on one model, which needs one product with X
     A = _first_rows(problem, B)
     best, since, look = math.inf, 0, 1
     for at in range(1, 201):

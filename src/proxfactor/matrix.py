@@ -155,7 +155,7 @@ class Dense(Matrix):
         return self._of(values)
 
     def __matmul__(self, B: Tensor) -> Tensor:
-        return self.values @ B
+        return (B.mT @ self.values.mT).mT  # BLAS is up to three times as fast with the thin factor first
 
     def take(self, rows: Index) -> Self:
         return self._of(self.values[rows], None if self.weight is None else self.weight[rows])
@@ -188,6 +188,57 @@ class Dense(Matrix):
         change = self.weight - whole.to(self.weight)[:, None]
         few = (change != 0).sum() * 4 < change.numel()
         return (Observed._dense(change, change != 0) if bool(few) else Dense._of(change)), whole
+
+
+class LowRank(Matrix):
+    """Q B of thin factors Q (m, w) and B (w, n), every cell of it data: what a large X is while a fit starts.
+
+    >>> LowRank(torch.ones(3, 1), torch.ones(1, 2)) @ torch.ones(2, 1)
+    tensor([[2.],
+            [2.],
+            [2.]])
+    """
+
+    background = 0.0
+    weight = None
+
+    def __init__(self, Q: Tensor, B: Tensor):
+        self.Q, self.B = Q, B
+        self.shape, self.dtype, self.device = (Q.shape[0], B.shape[1]), Q.dtype, Q.device
+
+    @cached_property
+    def T(self) -> Matrix:
+        flipped = LowRank(self.B.mT, self.Q.mT)
+        flipped.__dict__["T"] = self
+        return flipped
+
+    def entries(self) -> Tensor:
+        return self.Q @ self.B
+
+    def __repr__(self) -> str:
+        return f"LowRank({self.shape[0]} x {self.shape[1]}, width {self.Q.shape[1]})"
+
+    def predict(self, A: Tensor, B: Tensor) -> Tensor:
+        return A @ B.mT
+
+    def like(self, values: Tensor) -> Dense:
+        return Dense._of(values)
+
+    def __matmul__(self, B: Tensor) -> Tensor:
+        return ((self.B @ B).mT @ self.Q.mT).mT
+
+    def gram(self, B: Tensor, c: Tensor | None = None) -> Tensor:
+        return B.mT @ B if c is None else super().gram(B, c)
+
+    def take(self, rows: Index) -> Self:
+        return type(self)(self.Q[rows], self.B)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        device, dtype = device or self.device, dtype or self.dtype
+        return type(self)(self.Q.to(device, dtype), self.B.to(device, dtype))
+
+    def along(self, v: Tensor, dim: int) -> Tensor:
+        return (v[:, None] if dim == 0 else v[None, :]).expand(self.shape)
 
 
 class Stored(Matrix):

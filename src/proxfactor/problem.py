@@ -77,6 +77,14 @@ class Quadratic:
         return Quadratic(a + b if a.ndim == b.ndim else a + b[None] if a.ndim == 3 else a[None] + b, self.C + other.C)
 
 
+@dataclass
+class Reads:
+    """How many cells of X were visited, out of how many there are."""
+
+    whole: int
+    cells: int = 0
+
+
 class Tie(ABC):
     """A smooth term of the objective that has no prox, or sees both factors: log det, orthogonality, W = Hᵀ.
 
@@ -124,7 +132,8 @@ class Problem:
         parts = {"X": X, "loss": loss, "prox_W": as_prox(self.prox_W), "prox_H": as_prox(self.prox_H)}
         for name, part in parts.items():
             object.__setattr__(self, name, part)
-        loss.check(X.entries())
+        if not loss.quadratic:
+            loss.check(X.entries())
         if X.background:
             loss.at_zero(torch.ones(1, 1), torch.ones(1, 1))
         spread = self.rows.size > 1 or self.cols.size > 1
@@ -142,12 +151,14 @@ class Problem:
         """The problem for Xᵀ ≈ Hᵀ Wᵀ: what solves it for W solves this one for H."""
         ties = tuple(t.T for t in self.ties)
         flipped = Problem(self.X.T, self.loss.T, self.prox_H.T, self.prox_W.T, ties, self.cols, self.rows)
-        flipped.__dict__["T"] = self
+        flipped.__dict__.update(T=self, _reads=self._reads)
         return flipped
 
     def take(self, rows: Index) -> Problem:
         """The problem for some of the rows of X and W."""
-        return dataclasses.replace(self, X=self.X.take(rows), prox_W=self.prox_W.take(rows, 0))
+        part = dataclasses.replace(self, X=self.X.take(rows), prox_W=self.prox_W.take(rows, 0))
+        part.__dict__["_reads"] = self._reads
+        return part
 
     @cached_property
     def shared(self) -> bool:
@@ -195,6 +206,50 @@ class Problem:
         excess = w - self.X.background
         return excess if bool((excess != 0).any()) else None
 
+    def normal(self, B: Tensor) -> Quadratic:
+        """The model of a quadratic loss, whatever A is.
+
+        Where all rows share a Gram matrix the last few are kept: a sweep, the certificate and the value ask for the same B.
+        """
+        if not self.shared:
+            self._read()
+            return Quadratic(*self.cols.sum(self._gram(B), self._data @ B))
+        kept = self._kept.get(_mark(B))
+        if kept is not None:
+            return kept[1]
+        self._read()
+        return self._keep(B, Quadratic(*self.cols.sum(self._gram(B), self._data @ B)))
+
+    def know(self, B: Tensor, C: Tensor, G: Tensor | None = None) -> Quadratic:
+        """Keep that X B is C (m, k), summed over the processes, and the Gram matrix G, if it is known too.
+
+        A combination of products that were made is no pass over X.
+        """
+        return self._keep(B, Quadratic(self.cols.sum(self._gram(B))[0] if G is None else G, C))
+
+    def _keep(self, B: Tensor, q: Quadratic) -> Quadratic:
+        while len(self._kept) >= 3:
+            del self._kept[next(iter(self._kept))]
+        self._kept[_mark(B)] = B, q  # with B itself, so that no other tensor can come to stand where it stands
+        return q
+
+    @cached_property
+    def _kept(self) -> dict[tuple, tuple[Tensor, Quadratic]]:
+        return {}
+
+    @cached_property
+    def _reads(self) -> Reads:
+        return Reads(self.X.shape[0] * self.X.shape[1])
+
+    def _read(self) -> None:
+        m, n = self.X.shape
+        self._reads.cells += m * n
+
+    @property
+    def passes(self) -> float:
+        """How often X was read so far, by this problem, its transpose and its parts: a product with a thin matrix is one pass."""
+        return self._reads.cells / self._reads.whole
+
     def _gram(self, B: Tensor) -> Tensor:
         if not self.X.background:
             return self.X.gram(B)
@@ -213,8 +268,9 @@ class Problem:
         It is the only place where data, loss, weights, background and processes meet.
         """
         if self.loss.quadratic:
-            q = Quadratic(*self.cols.sum(self._gram(B), self._data @ B))
+            q = self.normal(B)
         else:
+            self._read()
             pred = self.X.predict(A, B)
             slope, G = self.cols.sum(self._slope(pred, A, B), self.X.gram(B, self._cells(self.loss.curvature, pred)))
             # a slope without curvature gets one that lets the entry fall to 0, or move by its row's mean
@@ -236,7 +292,7 @@ class Problem:
     def _gradient_and_curvature(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient (m, k) and the diagonal curvature that the certificate measures in, (1, k) or (m, k)."""
         if self.shared:
-            q = Quadratic(*self.cols.sum(self._gram(B), self._data @ B))
+            q = self.normal(B)
             slope, bend = q.grad(A), q.diag
         else:
             parts = [part._cell_terms(A[r], B) for r, part in self._pieces]
@@ -247,6 +303,7 @@ class Problem:
         return slope, bend
 
     def _cell_terms(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        self._read()
         pred, squares = self.X.predict(A, B), B.square()
         bend = self.X.like(self._cells(self.loss.yardstick, pred)) @ squares
         if self.X.background:
@@ -263,7 +320,10 @@ class Problem:
     @cached_property
     def _pieces(self) -> list[tuple[slice, Problem]]:
         """The rows, so many at a time that a prediction of their cells fits into memory; no prox is looked at."""
-        return [(r, self if X is self.X else Problem(X, self.loss, cols=self.cols)) for r, X in self.X.blocks(self._row_bytes)]
+        pieces = [(r, self if X is self.X else Problem(X, self.loss, cols=self.cols)) for r, X in self.X.blocks(self._row_bytes)]
+        for _, piece in pieces:
+            piece.__dict__["_reads"] = self._reads
+        return pieces
 
     def row_losses(self, A: Tensor, B: Tensor) -> Tensor:
         """The loss of each row, (m,), computed and summed in float64."""
@@ -272,20 +332,61 @@ class Problem:
         return self.cols.sum(mine)[0]
 
     def _row_losses(self, A: Tensor, B: Tensor) -> Tensor:
+        self._read()
         rows = self.X.sums(self._cells(self.loss, self.X.predict(A, B)))
         return rows + self.X.background * self.loss.at_zero(A, B)[0] if self.X.background else rows
 
     def value(self, W: Tensor, H: Tensor) -> Tensor:
         """The objective, one float64 number."""
-        mine = self.row_losses(W, H.mT).sum() + self.prox_W.value(W)
-        (mine,), (other,) = self.rows.sum(mine), self.cols.sum(self.prox_H.value(H))
-        return sum((t.value(W, H).double() for t in self.ties), mine + other)
+        return self._with_terms(self._loss(W, H.mT), W, H)
+
+    def quick_value(self, W: Tensor, H: Tensor) -> Tensor:
+        """The objective from the products with X that a solver has made, without a question to the device.
+
+        It is for comparisons between neighbours inside the constraints: it is rounded as ‖X‖² is, and no set is asked.
+        """
+        loss = self._gram_loss(W, H.mT) if self.shared else self.rows.sum(self.row_losses(W, H.mT).sum())[0]
+        return loss if self.prox_W.is_set and self.prox_H.is_set and not self.ties else self._with_terms(loss, W, H)
+
+    def _with_terms(self, loss: Tensor, W: Tensor, H: Tensor) -> Tensor:
+        (mine,), (other,) = self.rows.sum(self.prox_W.value(W)), self.cols.sum(self.prox_H.value(H))
+        return sum((t.value(W, H).double() for t in self.ties), loss + mine + other)
+
+    def _loss(self, A: Tensor, B: Tensor) -> Tensor:
+        """Σ loss over all rows; from the Gram matrices where that does not cancel, else cell by cell."""
+        if self.shared:
+            quick, share = self._gram_loss(A, B), 1e3 * torch.finfo(A.dtype).eps ** (2 / 3)
+            if bool(quick > share * self.size):
+                return quick
+        return self.rows.sum(self.row_losses(A, B).sum())[0]
+
+    def _gram_loss(self, A: Tensor, B: Tensor) -> Tensor:
+        """½ Σ w x² + ½ ⟨AᵀA, BᵀB⟩ - ⟨A, X B⟩: no cell is looked at where the products are known."""
+        q, across = self.normal(B), self.T._kept.get(_mark(A))
+        linear = self.rows.sum((q.C.double() * A).sum())[0]
+        GA = across[1].G / self.level if across else self.rows.sum(A.mT @ A)[0]
+        return (q.G.double() * GA).sum() / 2 - linear + self.size / 2
+
+    @cached_property
+    def level(self) -> float:
+        """The weight that all cells have, where all rows share a Gram matrix."""
+        X = self.X
+        return X.background or (1.0 if X.weight is None else X.weight.reshape(-1)[0].item())
+
+    @cached_property
+    def size(self) -> Tensor:
+        """Σ w x², one float64 number."""
+        x = self.X.entries()
+        if self.X.weight is None:
+            mine = torch.linalg.vector_norm(x, dtype=torch.float64).square()
+        else:
+            mine = sum((self.X.weight[r].double() * x[r].double().square()).sum() for r in _cuts(x))
+        return self.rows.sum(self.cols.sum(mine)[0])[0]
 
     def relative_error(self, W: Tensor, H: Tensor) -> float:
         """√Σ w (x - ŷ)² / √Σ w x² with ŷ = W H, whatever the loss is; where X is zero: 0 if ŷ is too, else inf."""
-        squared = Problem(self.X, Frobenius(), rows=self.rows, cols=self.cols)
-        nothing = (F.new_zeros(len(F), 1) for F in (W, H.mT))
-        left, size = self.rows.sum(squared.row_losses(W, H.mT).sum(), squared.row_losses(*nothing).sum())
+        squared = self if self.loss.quadratic else Problem(self.X, Frobenius(), rows=self.rows, cols=self.cols)
+        left, size = squared._loss(W, H.mT), squared.size / 2
         if size == 0:
             return 0.0 if left == 0 else math.inf
         return (left.clamp(min=0) / size).sqrt().item()
@@ -313,6 +414,17 @@ class Problem:
         top, size = self.rows.sum(R.square().sum(0), (A.double().square() * D.double()).sum(0))
         size = torch.maximum(size, 1e-10 * size.sum())  # a dying component does not hold the maximum up
         return torch.where(top == 0, 0.0, top / size).amax().sqrt()
+
+
+def _cuts(x: Tensor) -> list[slice]:
+    """Slices of x of so few numbers that float64 copies of them do not count."""
+    step = max(1, 2**20 * len(x) // max(1, x.numel()))
+    return [slice(at, at + step) for at in range(0, len(x), step)]
+
+
+def _mark(B: Tensor) -> tuple:
+    """What tells a tensor from others, and from itself after it was written to."""
+    return B.data_ptr(), B.shape, B.stride(), -1 if B.is_inference() else B._version
 
 
 def _usable(prox: Prox, D: Tensor, slope: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class Prox(Spelled, ABC):
     complex  complex tensors are taken
     streams  one pass over the memory is all it takes
     foreign  not this package's own: what it makes is looked at, shape, dtype and NaN
+    elastic  (lo, hi, l1, l2), numbers, where g = l1 |x| + l2/2 x² for lo ≤ x ≤ hi, so that prox(x) is soft(x, step l1) /
+             (1 + step l2) between lo and hi: what compiled kernels know; None for any other
     """
 
     formula: ClassVar[str] = ""
@@ -55,12 +57,15 @@ class Prox(Spelled, ABC):
     complex: bool = False
     streams: bool = False
     foreign: bool = False
+    elastic: tuple[float, float, float, float] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
             return
         cls.foreign = True
+        if {"_prox", "_prox_"} & set(vars(cls)) and "elastic" not in vars(cls):
+            cls.elastic = None
         for name in {"_prox", "_prox_"} & set(vars(cls)):
             setattr(cls, name, _looked_at(vars(cls)[name]))
 

@@ -25,6 +25,7 @@ class Unconstrained(Prox):
     formula = "0"
     cone = True
     streams = True
+    elastic = (-math.inf, math.inf, 0.0, 0.0)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         return x.clone()
@@ -42,6 +43,7 @@ class NonNegative(Prox):
     formula = "x ≥ 0"
     cone = True
     streams = True
+    elastic = (0.0, math.inf, 0.0, 0.0)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         return x.clamp(min=0)
@@ -62,6 +64,7 @@ class NonPositive(Prox):
     formula = "x ≤ 0"
     cone = True
     streams = True
+    elastic = (-math.inf, 0.0, 0.0, 0.0)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         return x.clamp(max=0)
@@ -100,6 +103,10 @@ class Box(Prox):
     @property
     def cone(self) -> bool:  # type: ignore[override]
         return all(bool(((b == 0) | b.isinf()).all()) for b in (array(b, "") for b in (self.lo, self.hi)))
+
+    @property
+    def elastic(self) -> tuple[float, float, float, float] | None:  # type: ignore[override]
+        return None if self._held else (float(self.lo), float(self.hi), 0.0, 0.0)
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if isinstance(self.lo, Tensor) or isinstance(self.hi, Tensor):
@@ -265,6 +272,10 @@ class L1(Prox):
     def __post_init__(self) -> None:
         store(self, "lam", 0)
 
+    @property
+    def elastic(self) -> tuple[float, float, float, float] | None:  # type: ignore[override]
+        return None if self._held else (-math.inf, math.inf, float(self.lam), 0.0)
+
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         t = times(step, weight(x, self.lam))
         if x.is_complex():
@@ -312,6 +323,10 @@ class L2Squared(Prox):
         store(self, "center")
         if not bool(array(self.center, "").isfinite().all()):
             raise ValueError("center of L2Squared is not finite; it must hold finite numbers")
+
+    @property
+    def elastic(self) -> tuple[float, float, float, float] | None:  # type: ignore[override]
+        return None if self._held or self.center else (-math.inf, math.inf, 0.0, float(self.lam))
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         t = times(step, weight(x, self.lam))

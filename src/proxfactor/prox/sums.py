@@ -58,6 +58,11 @@ class Sum(Several):
     def streams(self) -> bool:  # type: ignore[override]
         return all(p.streams for p in self.parts)
 
+    @cached_property
+    def elastic(self) -> tuple[float, float, float, float] | None:  # type: ignore[override]
+        lo, hi, l1, l2 = zip(*(p.elastic or (math.inf,) * 4 for p in self.parts), strict=True)
+        return None if math.inf in l1 else (max(lo), min(hi), sum(l1), sum(l2))
+
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if self._endless or (not isinstance(step, Tensor) and step < math.inf):
             return self._one_by_one(x, step)

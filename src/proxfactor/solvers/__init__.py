@@ -4,15 +4,22 @@ from typing import Any
 
 from ..problem import Problem
 from .base import Alternating, Memory, Passes, Solver, State
+from .extrapolated import Extrapolated
 from .hals import HALS
 from .palm import PALM
 
-__all__ = ["HALS", "PALM", "Alternating", "Memory", "Passes", "Solver", "State", "as_solver", "auto"]
+__all__ = ["HALS", "PALM", "Alternating", "Extrapolated", "Memory", "Passes", "Solver", "State", "as_solver", "auto"]
 
 
 def auto(problem: Problem) -> Alternating:
-    """The solver for a problem: HALS, unless an operator couples components."""
-    return PALM() if problem.prox_W.couples(1) or problem.prox_H.couples(0) else HALS()
+    """The solver for a problem: HALS, extrapolated where the loss is quadratic; PALM where an operator couples components."""
+    if problem.prox_W.couples(1) or problem.prox_H.couples(0):
+        return PALM()
+    return Extrapolated(HALS()) if problem.loss.quadratic and not problem.ties and _convex(problem) else HALS()
+
+
+def _convex(problem: Problem) -> bool:
+    return all(prox.convex and prox.exact for prox in (problem.prox_W, problem.prox_H))
 
 
 def as_solver(spec: Any, problem: Problem) -> Alternating:

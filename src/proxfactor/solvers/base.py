@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -45,6 +46,10 @@ class Solver(Spelled, ABC):
     def step(self, problem: Problem, state: State) -> State:
         """One sweep over both factors. It may overwrite the State, never the problem."""
 
+    def at(self, state: State, W: Tensor, H: Tensor) -> State:
+        """The State moved to other factors, of no higher value."""
+        return dataclasses.replace(state, W=W, H=H)
+
 
 class Alternating(Solver):
     """One half-step for W, and the same one for H on the transposed problem."""
@@ -53,6 +58,10 @@ class Alternating(Solver):
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
         """A factor that lowers q + prox's term, starting from A (m, k). It knows nothing of data or losses."""
 
+    def patient(self) -> Alternating:
+        """The same with as many passes over a factor for each product with X as may pay."""
+        return self
+
     def step(self, problem: Problem, state: State) -> State:
         W = self.half(problem, state.W, state.H.mT, state.w)
         Ht = self.half(problem.T, state.H.mT, W, state.h)
@@ -60,6 +69,8 @@ class Alternating(Solver):
 
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         """A better A (m, k) for the fixed B (n, k), block of rows by block of rows."""
+        if p.shared:
+            return self._block(p, A, B, memory)
         new, before = torch.empty_like(A), dict(memory)
         for r, part in p.blocks(A.shape[1]):
             mine = {name: t[r] for name, t in before.items()}
@@ -102,6 +113,9 @@ class Passes(Alternating):
     def __post_init__(self) -> None:
         if isinstance(self.inner, bool) or not isinstance(self.inner, int) or self.inner < 1:
             raise ValueError(f"inner of {type(self).__name__} is {self.inner!r}; it is a whole number, at least one")
+
+    def patient(self) -> Alternating:
+        return dataclasses.replace(self, inner=50)
 
 
 def divide(a: Tensor, d: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""Passes of HALS over rows that share a Gram matrix, in the cache: the torch form in ``hals`` is the twin and the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..prox._numba import in_threads, kernel
+
+_LANES = 64  # rows side by side: the innermost loop is over them, and needs no sum across
+
+
+def load(dtype: torch.dtype) -> Callable:
+    """``passes`` for a dtype, compiled."""
+    x = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
+    kinds = (x[:, ::1], x[:, :], x[:, :], x[:, ::1], x[::1], numba.int64, numba.int64, numba.int64)
+    compiled = kernel(numba.void(*kinds), fastmath={"reassoc", "contract", "arcp", "nsz"})(_passes)
+    tiny = torch.finfo(dtype).tiny
+
+    def passes(A: Tensor, C: Tensor, G: Tensor, elastic: tuple[float, float, float, float], inner: int) -> Tensor:
+        """A (m, k) after ``inner`` passes on ½ a_i G a_iᵀ - a_i·c_i + the terms of ``Prox.elastic``; it comes component first."""
+        new = torch.empty(A.shape[1], A.shape[0], dtype=dtype)
+        most = torch.finfo(dtype).max
+        numbers = np.array([*(min(max(e, -most), most) for e in elastic), tiny], dtype=new.numpy().dtype)
+        given = A.mT.numpy(), C.mT.numpy(), G.contiguous().numpy(), numbers, inner
+        blocks = -(-A.shape[0] // _LANES)
+        in_threads(lambda first, last: compiled(new.numpy(), *given, first, last), blocks, A.numel() * A.shape[1] * inner // 16)
+        return new.mT
+
+    return passes
+
+
+def _passes(new, A, C, G, numbers, inner, first, last):
+    k, m = A.shape
+    lo, hi, l1, l2, tiny = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    zero = lo - lo
+    a = np.empty((k, _LANES), new.dtype)
+    c = np.empty((k, _LANES), new.dtype)
+    left = np.empty(_LANES, new.dtype)
+    empty = True
+    for q in range(k):
+        empty = empty and G[q, q] == 0
+    for block in range(first, last):
+        start = block * _LANES
+        rows = min(_LANES, m - start)
+        for q in range(k):
+            for r in range(rows):
+                a[q, r] = A[q, start + r]
+                c[q, r] = C[q, start + r]
+            for r in range(rows, _LANES):
+                a[q, r] = zero
+                c[q, r] = zero
+            if empty:  # nothing is known of these rows: the penalty alone decides, and the start is forgotten
+                for r in range(_LANES):
+                    a[q, r] = zero
+        for _ in range(inner):
+            for q in range(k):
+                d = G[q, q]
+                for r in range(_LANES):
+                    left[r] = c[q, r] + d * a[q, r]
+                whole = k // 4 * 4
+                for p in range(0, whole, 4):
+                    g0, g1, g2, g3 = G[q, p], G[q, p + 1], G[q, p + 2], G[q, p + 3]
+                    for r in range(_LANES):
+                        left[r] -= g0 * a[p, r] + g1 * a[p + 1, r] + g2 * a[p + 2, r] + g3 * a[p + 3, r]
+                for p in range(whole, k):
+                    g0 = G[q, p]
+                    for r in range(_LANES):
+                        left[r] -= g0 * a[p, r]
+                bend = d + l2
+                if d > zero:
+                    share = 1 / bend
+                    for r in range(_LANES):
+                        v = left[r]
+                        v = (max(v - l1, zero) + min(v + l1, zero)) * share
+                        v = min(max(v, lo), hi)
+                        a[q, r] = v if abs(v) >= tiny else min(max(zero, lo), hi)
+                else:  # no curvature from the data: the minimiser of the penalty nearest to where it is
+                    for r in range(_LANES):
+                        v = a[q, r] if l1 + l2 == zero else zero
+                        a[q, r] = min(max(v, lo), hi)
+        for q in range(k):
+            for r in range(rows):
+                new[q, start + r] = a[q, r]

@@ -1,0 +1,119 @@
+"""Extrapolated: any solver of a quadratic loss, from points ahead of the iterates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..problem import Problem, Quadratic
+from .base import Alternating, Memory, State
+from .hals import HALS
+
+SLOW = 0.01
+"""Relative fall of the value from sweep to sweep below which the fast phase is over."""
+
+
+@dataclass
+class Momentum(State):
+    """A State with the iterate before, the products of X with both, and how far ahead of them to look."""
+
+    before: tuple[Tensor, Tensor] = ()  # type: ignore[assignment]  # W, Hᵀ of the sweep before
+    products: tuple[Quadratic, ...] = ()  # the models for Hᵀ and W now, and of the sweep before
+    numbers: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Extrapolated(Alternating):
+    """Half-steps from W + β (W - W_before), and with H + β (H - H_before) in its place, once the fast phase is over.
+
+    A sweep that raises the value is taken back, β shrinks by 1.5, and the next one goes from where the last good one ended;
+    after each good one β grows by 1.02, up to a bound that grows by 1.005 and falls to the β before the failure. So the value
+    never rises. (Ang and Gillis 2019. Here the points ahead are not projected: the half-steps that start there are, and a
+    product of X with a point ahead is a combination of known ones, so that the value, the certificate and the extrapolation
+    cost no pass over X.) It takes quadratic losses, without ties.
+
+    >>> Extrapolated(HALS(inner=3))
+    Extrapolated(HALS(inner=3))
+    """
+
+    solver: Alternating = field(default_factory=HALS)
+
+    def check(self, problem: Problem) -> None:
+        if not problem.loss.quadratic or problem.ties:
+            what = "ties" if problem.ties else repr(problem.loss)
+            raise ValueError(f"Extrapolated takes squared error without ties, and this problem has {what}; use {self.solver!r}")
+        self.solver.check(problem)
+
+    def rows(self, prox: Any, q: Any, A: Tensor, memory: Memory) -> Tensor:
+        return self.solver.rows(prox, q, A, memory)
+
+    def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
+        return self.solver.half(p, A, B, memory)
+
+    def patient(self) -> Alternating:
+        return self.solver.patient()
+
+    def init(self, problem: Problem, W: Tensor, H: Tensor) -> Momentum:
+        begun = self.solver.init(problem, W, H)
+        return self.at(Momentum(begun.W, begun.H, begun.w, begun.h), begun.W, begun.H)
+
+    def at(self, state: State, W: Tensor, H: Tensor) -> Momentum:
+        numbers = {name: torch.tensor(v, dtype=torch.float64, device=W.device) for name, v in BEGIN.items()}
+        return Momentum(W, H, state.w, state.h, state.sweep, (W, H.mT), (), numbers)
+
+    def step(self, problem: Problem, state: State) -> State:
+        assert isinstance(state, Momentum)
+        p, t, s = problem, problem.T, state
+        W, Ht, (W0, Ht0), beta = s.W, s.H.mT, s.before, s.numbers["beta"]
+        if p.shared and not s.products:
+            s.products = (p.normal(Ht), t.normal(W)) * 2
+        ahead_H = _ahead(Ht, Ht0, beta)
+        if p.shared:
+            XH, XW, XH0, XW0 = s.products
+            p.know(ahead_H, _ahead(XH.C, XH0.C, beta))
+        new_W = self.half(p, _ahead(W, W0, beta), ahead_H, s.w)
+        ahead_W = _ahead(new_W, W, beta)
+        if p.shared:
+            new_XW = t.normal(new_W)
+            t.know(ahead_W, _ahead(new_XW.C, XW.C, beta))
+        new_Ht = self.half(t, ahead_H, ahead_W, s.h)
+        good, numbers = _judged(s.numbers, p.quick_value(new_W, new_Ht.mT), _rounding(p))
+        s.before = W, Ht  # after a failure they stay where they were, and nothing is ahead
+        W, Ht = _either(good, (new_W, new_Ht), (W, Ht))
+        if p.shared:
+            new_XH = p.normal(new_Ht)
+            GH, CH, GW, CW = _either(good, (new_XH.G, new_XH.C, new_XW.G, new_XW.C), (XH.G, XH.C, XW.G, XW.C))
+            s.products = (p.know(Ht, CH, GH), t.know(W, CW, GW), XH, XW)
+        s.W, s.H, s.numbers, s.sweep = W, Ht.mT, numbers, s.sweep + 1
+        return s
+
+
+BEGIN = {"beta": 0.0, "next": 0.5, "bound": 1.0, "last": 0.5, "value": torch.inf, "slow": 0.0}
+
+
+def _judged(n: dict[str, Tensor], value: Tensor, rounding: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Whether the sweep is good, and the numbers for the next one: all on the device."""
+    fall = n["value"] - value
+    good = fall >= -rounding
+    used = good & (n["beta"] > 0)
+    slow = (fall < SLOW * value) | (n["slow"] > 0)
+    bound = torch.where(good, torch.where(used, (1.005 * n["bound"]).clamp(max=1.0), n["bound"]), n["last"])
+    coming = torch.where(good, torch.where(used, torch.minimum(bound, 1.02 * n["next"]), n["next"]), n["next"] / 1.5)
+    beta = coming * (good & slow)
+    last, value = torch.where(used, n["next"], n["last"]), torch.where(good, value, n["value"])
+    return good, {"beta": beta, "next": coming, "bound": bound, "last": last, "value": value, "slow": slow}
+
+
+def _ahead(F: Tensor, before: Tensor, beta: Tensor) -> Tensor:
+    return torch.lerp(before, F, (1 + beta).to(F))
+
+
+def _either(good: Tensor, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(torch.where(good, a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _rounding(p: Problem) -> Tensor | float:
+    return p.size * torch.finfo(p.X.dtype).eps / 2 if p.shared else 0.0
