@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .matrix import Matrix, floating
+from .comm import Comm
+from .matrix import Dense, Matrix, floating
 from .problem import Problem
 from .prox import Prox
+from .prox.base import largest
 
 NAMES = ("random", "svd")
 
@@ -110,6 +113,85 @@ def _svd(problem: Problem, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     W = W if _signed(problem.prox_W, W) else W.clamp(min=0.01 * W.abs().mean().item())
     H = H if _signed(problem.T.prox_W, H) else H.clamp(min=0.01 * H.abs().mean().item())
     return W, H
+
+
+def range_of(problem: Problem, width: int, seed: int = 0, power: int = 1) -> tuple[Tensor, Tensor]:
+    """Q (m, width) and B = QᵀX (width, n): nearly the X ≈ Q B of that width that is closest, from 2 + 2 power products with X.
+
+    The columns of Q are orthonormal; those beyond the rank of X are 0. Cells without data hold a product of rank one, fitted
+    to the others. (Randomized range: Halko, Martinsson and Tropp 2011.)
+
+    >>> Q, B = range_of(Problem([[1.0, 2.0], [2.0, 4.0]]), 1)
+    >>> (Q @ B).round(decimals=6)
+    tensor([[1., 2.],
+            [2., 4.]], dtype=torch.float64)
+    """
+    X, rows, cols = _filled(problem), problem.rows, problem.cols
+    n = X.shape[1]
+    drawn = uniforms(n, width, seed, cols.offset(n), stream=2).to(problem.X.device, problem.X.dtype) - 0.5
+    Q = _orthonormal(cols.sum(X @ drawn)[0], rows)
+    for _ in range(power):
+        P = _orthonormal(rows.sum(X.T @ Q)[0], cols)
+        Q = _orthonormal(cols.sum(X @ P)[0], rows)
+    return Q, rows.sum(X.T @ Q)[0].mT
+
+
+def _orthonormal(Y: Tensor, comm: Comm) -> Tensor:
+    """An orthonormal basis of Y's columns, whose rows are spread; 0 where they have fewer dimensions than columns.
+
+    The Gram matrix is all that crosses processes; it squares the condition number, and a second round repairs what that costs.
+    """
+    size = comm.max(largest(Y))
+    Y = Y / torch.where(size > 0, size, 1.0)
+    for _ in range(2):
+        wide = Y.double()
+        s, V = torch.linalg.eigh(comm.sum(wide.mT @ wide)[0])
+        Y = (wide @ (V * torch.where(s > 1e-13 * s[-1], s.rsqrt(), 0.0))).to(Y)
+    return Y
+
+
+@dataclass(frozen=True)
+class _Plus:
+    """Stored + A Bᵀ, of which nothing but the two is ever formed."""
+
+    stored: Matrix
+    A: Tensor
+    B: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.stored.shape
+
+    @property
+    def T(self) -> _Plus:
+        return _Plus(self.stored.T, self.B, self.A)
+
+    def __matmul__(self, C: Tensor) -> Tensor:
+        return self.stored @ C + self.A @ (self.B.mT @ C)
+
+
+def _filled(problem: Problem) -> Matrix | _Plus:
+    """The data, its holes filled with a product of rank one: w x + (1 - w) r c, the weights w at most 1.
+
+    It is a step of EM for weighted approximation from that product (Srebro and Jaakkola 2003).
+    """
+    X, rows, cols = problem.X, problem.rows, problem.cols
+    holes = not X.background and (X.weight is not None or not isinstance(X, Dense))
+    if not cols.max(rows.max(torch.tensor(float(holes), device=X.device))):  # asked of all: one process may hold no hole
+        return problem._data
+    w = torch.ones_like(X.entries()) if X.weight is None else X.weight
+    most = cols.max(rows.max(largest(w)))
+    weights = X.like(w / torch.where(most > 0, most, 1.0))
+    data = X.like(weights.entries() * X.entries())
+    r, c = w.new_ones(X.shape[0], 1), w.new_ones(X.shape[1], 1)
+    for _ in range(3):
+        r = _ratio(*cols.sum(data @ c, weights @ c.square()))
+        c = _ratio(*rows.sum(data.T @ r, weights.T @ r.square()))
+    return _Plus(X.like(weights.entries() * (X.entries() - X.predict(r, c))), r, c)
+
+
+def _ratio(top: Tensor, below: Tensor) -> Tensor:
+    return torch.where(below > 0, top / below, 0.0)
 
 
 def _scaled(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
