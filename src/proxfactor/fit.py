@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inits import start
+from .freed import Back, freed
+from .inits import resized, start
 from .losses import Loss
 from .matrix import Table, as_table, memory_for
 from .problem import Problem
@@ -199,8 +200,10 @@ def factorize(
     how = as_solver(solver, problem)
     power = _power(problem)
     scaled = _divided(problem, power)
-    first = init.factors if isinstance(init, Result) else init
-    W0, H0 = start(scaled, rank, _cone_times(scaled, first, 2.0**-power), seed)
+    free, back = freed(scaled)
+    first = _cone_times(scaled, init.factors if isinstance(init, Result) else init, 2.0**-power)
+    first = _with_rank(scaled, first, rank, seed) if isinstance(init, Result) else first
+    W0, H0 = start(free if isinstance(init, str) else scaled, rank, first, seed)
     settings = {
         "rank": rank,
         "seed": seed,
@@ -210,7 +213,7 @@ def factorize(
         "dtype": str(problem.X.dtype).removeprefix("torch."),
         "shape": list(problem.X.shape),
     }
-    loop = _Loop(scaled, power, how, max_iter, tol, callback)
+    loop = _Loop(scaled, power, how, max_iter, tol, callback, (free, back, as_solver(solver, free)))
     with _threads(problem, rank):
         loop.run(W0, H0)
     W1, H1 = loop.factors()
@@ -223,7 +226,7 @@ def factorize(
         history=loop.history,
         stopped=loop.stopped,
         status=" ".join([_status(loop, problem), *notes]),
-        error=scaled.relative_error(loop.state.W, loop.state.H),
+        error=scaled.relative_error(*loop.iterate()),
         violation={"W": problem.prox_W.violation(W1).amax().item(), "H": problem.prox_H.violation(H1).amax().item()},
         settings=settings,
         rows=table.rows,
@@ -239,8 +242,21 @@ def factorize(
 class _Loop:
     """Sweeps until the certificate, the limit, a standstill, the callback or Ctrl-C ends them; a look every tenth more sweeps."""
 
-    def __init__(self, problem: Problem, power: int, solver: Alternating, max_iter: int, tol: float, callback: Callable | None):
-        """``problem`` is the one whose X was divided by 2^power; history and factors are told in the caller's units."""
+    def __init__(
+        self,
+        problem: Problem,
+        power: int,
+        solver: Alternating,
+        max_iter: int,
+        tol: float,
+        callback: Callable | None,
+        sweeps: tuple[Problem, Back, Alternating],
+    ):
+        """``problem`` is the one whose X was divided by 2^power; history and factors are told in the caller's units.
+
+        ``sweeps`` are the problem that is swept over (see ``freed``), the way back from it, and its solver.
+        """
+        self.free, self.back, self.sweeper = sweeps
         self.problem, self.power = problem, power
         self.solver, self.max_iter, self.tol, self.callback = solver, max_iter, tol, callback
         self.history: list[Row] = []
@@ -248,7 +264,7 @@ class _Loop:
         self.began = time.perf_counter()
 
     def run(self, W: Tensor, H: Tensor) -> None:
-        self.state = self.solver.init(self.problem, W, H)
+        self.state = self.sweeper.init(self.free, W, H)
         try:
             self._sweeps()
         except KeyboardInterrupt:
@@ -264,7 +280,7 @@ class _Loop:
     def _sweeps(self) -> None:
         still, best, look = 0, (math.inf, math.inf), 1
         while not self.stopped:
-            self.state = self.solver.step(self.problem, self.state)
+            self.state = self.sweeper.step(self.free, self.state)
             at = self.state.sweep
             if at < look and at < self.max_iter:
                 continue
@@ -287,12 +303,12 @@ class _Loop:
 
         Where the constraint on W is convex, a W that is no less settled is no worse: its value differs by as little.
         """
-        state, H, prox = self.state, self.state.H, self.problem.prox_W
+        state, (before_W, H), prox = self.state, self.iterate(), self.problem.prox_W
         W = best_rows(self.problem, self.solver, H.mT, self.tol)
-        value, before = self.problem.value(W, H), self.problem.value(state.W, H)
+        value, before = self.problem.value(W, H), self.problem.value(before_W, H)
         good = value <= before
         if prox.convex and prox.exact:
-            left, was = (self.problem.stationarity(A, H.mT) for A in (W, state.W))
+            left, was = (self.problem.stationarity(A, H.mT) for A in (W, before_W))
             good = good | value.isfinite() & (left <= was.clamp(min=10 * self.tol))
         if bool(good):
             self.state = State(W, H, state.w, state.h, state.sweep)
@@ -305,7 +321,7 @@ class _Loop:
             self.callback(self._progress())
 
     def _look(self) -> Row:
-        W, H = self.state.W, self.state.H
+        W, H = self.iterate()
         loss, (w, h) = self.problem.value(W, H), self.problem.certificate(W, H)
         self.loss, w, h = torch.stack([loss, w, h]).tolist()
         if not math.isfinite(self.loss):
@@ -326,8 +342,11 @@ class _Loop:
     def _progress(self) -> Progress:
         return Progress(self.history[-1], self.tol, self.max_iter, *self.factors())
 
+    def iterate(self) -> tuple[Tensor, Tensor]:
+        return self.back(self.state.W, self.state.H)
+
     def factors(self) -> tuple[Tensor, Tensor]:
-        return _cone_times(self.problem, (self.state.W, self.state.H), 2.0**self.power)
+        return _cone_times(self.problem, self.iterate(), 2.0**self.power)
 
 
 @contextmanager
@@ -395,7 +414,8 @@ def _rank(rank: int | None, init: Any) -> int:
     if rank is None and isinstance(init, Result):
         return init.factors[0].shape[1]
     if rank is None and isinstance(init, tuple | list) and len(init) == 2:
-        return int(np.shape(init[0])[1])
+        W, H = init
+        return int(np.shape(W)[1] if W is not None else np.shape(H)[0])
     if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
         raise ValueError(f"rank is {rank!r}; it is the number of components, a whole number of at least 1")
     return int(rank)
@@ -472,8 +492,17 @@ def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:
     """The pair (W, H) with the factor whose constraint is a cone multiplied; anything else as it is."""
     if factor == 1.0 or isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
         return pair
-    W, H = (F if hasattr(F, "shape") else np.asarray(F) for F in pair)
-    return (W * factor, H) if problem.prox_W.cone else (W, H * factor)
+    W, H = (F if F is None or hasattr(F, "shape") else np.asarray(F) for F in pair)
+    if problem.prox_W.cone:
+        return (None if W is None else W * factor), H
+    return W, (None if H is None else H * factor)
+
+
+def _with_rank(problem: Problem, pair: tuple[Tensor, Tensor], rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The factors of a Result with ``rank`` components, where they are of this data."""
+    W, H = (F.to(problem.X.device, problem.X.dtype) for F in pair)
+    fits = (len(W), H.shape[1]) == tuple(problem.X.shape)
+    return resized(problem, W, H, rank, seed) if fits else (W, H)
 
 
 # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────────────
