@@ -20,7 +20,7 @@ from torch import Tensor
 from .freed import Back, freed
 from .inits import resized, start
 from .losses import Loss
-from .matrix import Table, as_table, memory_for
+from .matrix import Matrix, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import Alternating, Memory, Passes, Solver, State, as_solver
@@ -146,6 +146,47 @@ class Result:
             if (left := divided.stationarity(W, H.mT).item()) > 10 * tol:
                 warnings.warn(f"W is not settled: certificate {left:.2g}, tol is {tol:g}", stacklevel=2)
         return give_back(_cone_times(problem, (W, H), 2.0**power)[0], table.form, table.rows, self.components)
+
+    def parts(self, X: Any = None) -> Iterator[Any]:
+        """Component k's share of each cell that is data, X ∘ (w_k h_k) / (W H), for k = 1, 2, …; they add up to X.
+
+        One at a time, so that memory holds one: a matrix in the form in which X was given, with NaN in its holes; where X is
+        Sparse or Observed a sparse one (SciPy's, or torch's) of the same cells. X defaults to the data of the fit. Where W H
+        is 0 each component has the same share. Raises ValueError where a factor has entries below zero.
+
+        >>> result = factorize([[1.0, 2.0], [2.0, 5.0]], 2, W="nonneg", H="nonneg")
+        >>> sum(result.parts()).round(6)
+        array([[1., 2.],
+               [2., 5.]])
+        """
+        if X is not None:
+            table = as_table(X).with_columns(self.cols)
+        elif self.problem is not None:
+            table = Table(self.problem.X, self.rows, self.cols, self.form)
+        else:
+            raise ValueError("this result was loaded without its data; give it, as result.parts(X)")
+        W, H = self.factors
+        M = table.matrix.to(W.device, W.dtype)
+        if M.shape != (len(W), H.shape[1]):
+            raise ValueError(f"X is {M.shape[0]} x {M.shape[1]}, W H is {len(W)} x {H.shape[1]}; give the data of the fit")
+        for name, F in (("W", W), ("H", H)):
+            if bool((F < 0).any()):
+                raise ValueError(
+                    f"{name} has entries down to {F.min().item():.3g}, and shares of a sum are for numbers that are not negative; "
+                    'fit with W="nonneg", H="nonneg"'
+                )
+        return self._shares(table, M)
+
+    def _shares(self, table: Table, M: Matrix) -> Iterator[Any]:
+        (W, H), k = self.factors, len(self.components)
+        W, H = (F / torch.where(F.amax() > 0, F.amax(), 1.0) for F in (W, H))  # so that no product is lost to underflow
+        x, pred = M.entries(), M.predict(W, H.mT)
+        if M.weight is not None:
+            x = x.masked_fill(M.weight == 0, torch.nan)
+        for q in range(k):
+            share = torch.where(pred > 0, M.predict(W[:, q : q + 1], H[q : q + 1].mT) / pred, 1 / k)
+            plain = M.like(share * x).plain(table.form)
+            yield give_back(plain, table.form, table.rows, table.cols) if isinstance(plain, Tensor) else plain
 
     def __repr__(self) -> str:
         (m, k), n = self.factors[0].shape, self.factors[1].shape[1]

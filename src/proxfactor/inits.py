@@ -107,11 +107,12 @@ def _signed(prox: Prox, like: Tensor) -> bool:
 
 
 def _orthant(problem: Problem, rank: int) -> bool:
-    """Whether prox_W's domain is A ≥ 0, as far as some numbers, of three sizes, tell."""
+    """Whether prox_W's domain is A ≥ 0, with its zeros, as far as some numbers, of three sizes, tell."""
     m = problem.X.shape[0]
     x = 2 * uniforms(m, rank, 0, problem.rows.offset(m)).to(problem.X.device, problem.X.dtype) - 1
-    far = [problem.prox_W(x * size, 0.0) - (x * size).clamp(min=0) for size in (1e-3, 1.0, 1e3)]
-    return not bool(problem.rows.max(torch.stack(far).abs().amax()))
+    far = [(problem.prox_W(x * size, 0.0) - (x * size).clamp(min=0)).abs().amax() for size in (1e-3, 1.0, 1e3)]
+    barrier = (~problem.prox_W.value(torch.zeros_like(x)).isfinite()).to(x)
+    return not bool(problem.rows.max(torch.stack([*far, barrier])).any())
 
 
 def _mostly_known(problem: Problem) -> bool:
@@ -196,7 +197,9 @@ def nnsvd_lrc(
     for _ in range(corrections):
         _correct(W, Y, *cols.sum(Z.mT @ H, H.mT @ H))
         _correct(H, Z, *rows.sum(Y.mT @ W, W.mT @ W))
-    return _revived(problem, W, H, rank, seed)
+    w, h = _squares(W, problem)[0], _squares(H, problem.T)[0]
+    even = torch.where((w > 0) & (h > 0), h / w, 1.0).pow(0.25).to(W)  # components as large on one side as on the other
+    return _revived(problem, W * even, H / even, rank, seed)
 
 
 def _singular(problem: Problem, pair: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,21 +228,22 @@ def _correct(A: Tensor, Y: Tensor, M: Tensor, G: Tensor) -> None:
 
 
 def _revived(problem: Problem, W: Tensor, H: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
-    """W, H with ``rank`` components of equal size on both sides; those that vanish or are wanting are drawn, and small."""
+    """W (m, rank), H (n, rank), where components that vanish or are wanting are drawn, and small."""
     W, H = (torch.nn.functional.pad(F, (0, rank - F.shape[1])) for F in (W, H))
-    sizes = []
-    for F, comm in ((W, problem.rows), (H, problem.cols)):
-        (squares, count) = comm.sum(F.double().square().sum(0), torch.tensor(float(len(F)), dtype=torch.float64, device=F.device))
-        sizes.append((squares.sqrt(), squares.sum() / (count * rank)))
-    (w, mean_w), (h, mean_h) = sizes
-    dead = (w <= 0) | (h <= 0)
-    both = torch.where(dead, 1.0, h / w).sqrt()
+    sizes = [_squares(F, p) for F, p in ((W, problem), (H, problem.T))]
+    dead = (sizes[0][0] == 0) | (sizes[1][0] == 0)
     made = []
-    for i, (F, p, factor, mean) in enumerate(((W, problem, both, mean_w), (H, problem.T, 1 / both, mean_h))):
+    for i, (F, p, (_, mean)) in enumerate(zip((W, H), (problem, problem.T), sizes, strict=True)):
         drawn = uniforms(len(F), rank, seed, p.rows.offset(len(F)), stream=3 + i).to(F)
-        small = torch.where(mean > 0, 0.02 * mean.sqrt(), 1.0).to(F)
-        made.append(torch.where(dead, drawn * small, F * factor.to(F)))
+        made.append(torch.where(dead, drawn * torch.where(mean > 0, 0.02 * mean.sqrt(), 1.0).to(F), F))
     return made[0], made[1]
+
+
+def _squares(F: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Σ f² of each column (k,), and its mean over all entries; problem.rows are the processes that hold the rows of F."""
+    told = torch.cat([F.double().square().sum(0), torch.ones(1, dtype=torch.float64, device=F.device) * len(F)])
+    squares = problem.rows.sum(told)[0]
+    return squares[:-1], squares[:-1].sum() / (squares[-1] * F.shape[1])
 
 
 def _orthonormal(Y: Tensor, comm: Comm) -> Tensor:
@@ -313,8 +317,10 @@ def _corners(problem: Problem, rank: int, name: str, seed: int) -> tuple[Tensor,
     points = (U * s).double()
     at = CORNERS[name](points, rank, seed, pair[1])
     H = problem.T.prox_W(V @ (U * s)[at].mT, 0.0)
-    H = H + problem.T.prox_W(0.01 * _random(problem.T, rank, seed, 1) * _size(H), 0.0) if len(set(at)) < rank else H
-    return _answer(problem, problem.prox_W(H.new_zeros(len(U), rank), 0.0), H), H
+    again = torch.tensor([j in at[:q] for q, j in enumerate(at)], device=H.device)
+    H = torch.where(again, problem.T.prox_W(0.01 * _random(problem.T, rank, seed, 1) * _size(H), 0.0), H)
+    W = _answer(problem, problem.prox_W(H.new_zeros(len(U), rank), 0.0), H)
+    return _revived(problem, W, H, rank, seed)
 
 
 def _spa(points: Tensor, count: int, seed: int, B: Tensor) -> list[int]:
@@ -378,9 +384,10 @@ def _completed(problem: Problem, W: Tensor, H: Tensor, seed: int) -> tuple[Tenso
     for i, (name, p) in enumerate(sides.items()):
         F, sure = given[name], known[name]
         drawn = _random(p, F.shape[1], seed, i)
-        total, count, every = p.rows.sum(F.nan_to_num().abs().sum(), sure.sum().to(F), sure.new_tensor(sure.numel()).to(F))
+        told = torch.stack([F.nan_to_num().abs().sum().double(), sure.double().sum(), torch.ones_like(F).double().sum()])
+        total, count, every = p.rows.sum(told)[0]
         counts[name] = (count / every).item()
-        size = torch.where(total > 0, total / count / drawn.abs().mean(), 1.0)
+        size = torch.where(total > 0, total / count, drawn.abs().mean()).to(F) / drawn.abs().mean()
         made[name] = F if counts[name] == 1 else torch.where(sure, F, drawn * size)
     for name in sorted((n for n in made if counts[n] < 1), key=counts.__getitem__):  # the side that is least known first
         p, other = sides[name], made["H" if name == "W" else "W"]
