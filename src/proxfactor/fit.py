@@ -151,7 +151,7 @@ class Result:
         """Component k's share of each cell that is data, X ∘ (w_k h_k) / (W H), for k = 1, 2, …; they add up to X.
 
         One at a time, so that memory holds one: a matrix in the form in which X was given, with NaN in its holes; where X is
-        Sparse or Observed a sparse one (SciPy's, or torch's) of the same cells. X defaults to the data of the fit. Where W H
+        sparse, or mostly holes, a sparse one (SciPy's, or torch's) of the same cells. X defaults to the data of the fit. Where W H
         is 0 each component has the same share. Raises ValueError where a factor has entries below zero.
 
         >>> result = factorize([[1.0, 2.0], [2.0, 5.0]], 2, W="nonneg", H="nonneg")
@@ -218,11 +218,12 @@ def factorize(
         W, H: the constraints: operators, their text ("nonneg + l1(0.1)"), plain functions, or None.
         loss: "frobenius" (the default), "kl", or a Loss.
         weight: a number for each cell of X, not negative; 0 means no data.
-        init: "random", "svd", a pair (W, H), or a Result to go on from.
+        init: "auto", "nnsvd", "random", "svd", "spa", "vca" or "kmeans++" (see ``inits.start``), a pair (W, H) with None or NaN for
+            what is not known, or a Result to go on from, of this rank or another.
         solver: "auto", "hals", "palm", or a Solver.
         max_iter: the most sweeps over both factors.
         tol: the certificate (``Problem.certificate``) at which the fit has converged.
-        seed: of the random start: the same seed gives the same result.
+        seed: of what is drawn: the same seed gives the same result. Restarts take init="random" and other seeds.
         callback: called with a ``Progress`` at each look at the fit; returning True stops it.
 
     Returns a Result. Converged means a certificate at or below tol; a fit that ends otherwise says so in ``status``.

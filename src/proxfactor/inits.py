@@ -33,8 +33,8 @@ def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0) -> tup
             "spa"       rows of X at the corners, by successive projection; then W for them
             "vca"       the same by vertex component analysis
             "kmeans++"  rows of X far from each other, drawn; then W for them
-            "auto"      "nnsvd" where both factors have to be non-negative and nothing else and half of the cells are data;
-                        else "random"
+            "auto"      "nnsvd" where both factors have to be non-negative, and nothing else, and at least half of the cells
+                        are data; else "random"
 
     "spa", "vca" and "kmeans++" take columns of X, as columns of W, where it is the constraint on H that couples components.
     Raises ValueError for an unknown name, a pair of the wrong shape, or one outside the domain of its constraint.
@@ -449,26 +449,36 @@ def _residual(problem: Problem, A: Tensor, B: Tensor) -> _Plus:
 
 def _scaled(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
     """A and B times the number that fits the data best, as far as the constraints let a factor be scaled."""
-    top, below = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for r, part in problem._pieces:
-        X, a, b = part.X, A[r].double(), B.double()
-        pred = X.predict(a, b)
-        w = torch.ones((), dtype=torch.float64, device=pred.device) if X.weight is None else X.weight.double()
-        top = top.to(pred) + (w * X.entries().double() * pred).sum()
-        below = below.to(pred) + ((w - X.background) * pred.square()).sum()
-        below = below + X.background * ((a.mT @ a) * (b.mT @ b)).sum() if X.background else below
-    top, below = problem.cols.sum(*problem.rows.sum(top, below))
     free = [problem.prox_W.cone, problem.prox_H.cone]
     if not any(free):
         return A, B
+    top, below = problem.rows.sum(*_products(problem, A, B))
     best = torch.where((top > 0) & (below > 0), top / below, 1.0).to(A)
     if all(free):
         return A * best.sqrt(), B * best.sqrt()
     return (A * best, B) if free[0] else (A, B * best)
 
 
+def _products(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, ...]:
+    """⟨X, A Bᵀ⟩ and ‖A Bᵀ‖² over the data, with its weights, of these rows."""
+    if problem.shared:  # one product with X, and no prediction
+        C, G = problem.cols.sum(problem._data @ B, problem._gram(B))
+        return (C.double() * A.double()).sum(), ((A.mT @ A).double() * G.double()).sum()
+    top, below = A.new_zeros(2, dtype=torch.float64)
+    for r, part in problem._pieces:
+        X, a, b = part.X, A[r].double(), B.double()
+        pred = X.predict(a, b)
+        w = torch.ones((), dtype=torch.float64, device=pred.device) if X.weight is None else X.weight.double()
+        top = top + (w * X.entries().double() * pred).sum()
+        below = below + ((w - X.background) * pred.square()).sum()
+        below = below + X.background * ((a.mT @ a) * (b.mT @ b)).sum() if X.background else below
+    return problem.cols.sum(top, below)
+
+
 def lifted(problem: Problem, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
     """The start, raised from zero as little as makes its loss finite: under KL a 0 predicted for data is infinitely wrong."""
+    if problem.loss.quadratic:
+        return W, H
     for lift in (0.0, 1e-3, 1e-2, 0.1, 1.0, 10.0):
         w = problem.prox_W(W + lift * _size(W), 0.0) if lift else W
         h = problem.prox_H(H + lift * _size(H), 0.0) if lift else H
