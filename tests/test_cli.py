@@ -360,7 +360,7 @@ REFUSED = {
     "fit x.npy -k 2 --solver hal": "unknown solver 'hal'; did you mean HALS",
     "fit x.npy -k 2 --solver hals --W 'simplex(dim=1)'": "Simplex(dim=1) on W couples them; use solver='palm'",
     "fit x.npy -k 2 --init rnadom": "--init 'rnadom' is no start and no run folder; did you mean random?",
-    "fit x.npy -k 2 --init no/run": "give random, svd or the folder that a fit wrote",
+    "fit x.npy -k 2 --init no/run": "spa, vca, kmeans++ or the folder that a fit wrote",
     "fit x.npy --init foreign": "foreign: there is no run.json",
     "fit x.npy -k 2 --init bare": "init: W has shape (14, 3); for this data and rank 2 it must be (14, 2)",
     "fit narrow.npy --init bare": "init: H has shape (3, 9); for this data and rank 3 it must be (3, 4)",

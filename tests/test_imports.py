@@ -13,7 +13,7 @@ SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
     {"text", "prox", "losses", "comm", "compiled", "serve"},
     {"matrix", "optim", "modules", "datasets"},
-    {"problem", "inits"},
+    {"problem", "freed", "inits"},
     {"solvers"},
     {"fit"},
     {"io", "metrics", "selection"},

@@ -99,8 +99,8 @@ def fit(
     tensor
         NAME=FILE.npy, what $NAME in a constraint stands for; may be repeated.
     init
-        "random", "svd", or the folder of a run to go on from, with its constraints, loss, weights and way of reading the data
-        unless others are given.
+        "auto", "nnsvd", "random", "svd", "spa", "vca", "kmeans++", or the folder of a run to go on from, with its constraints,
+        loss, weights and way of reading the data unless others are given.
     solver
         "auto", "hals" or "palm".
     max_iter

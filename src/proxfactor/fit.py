@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .inits import start
+from .freed import Back, freed
+from .inits import resized, start
 from .losses import Loss
-from .matrix import Table, as_table, memory_for
+from .matrix import Matrix, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import Alternating, Memory, Solver, as_solver
@@ -146,6 +147,47 @@ class Result:
                 warnings.warn(f"W is not settled: certificate {left:.2g}, tol is {tol:g}", stacklevel=2)
         return give_back(_cone_times(problem, (W, H), 2.0**power)[0], table.form, table.rows, self.components)
 
+    def parts(self, X: Any = None) -> Iterator[Any]:
+        """Component k's share of each cell that is data, X ∘ (w_k h_k) / (W H), for k = 1, 2, …; they add up to X.
+
+        One at a time, so that memory holds one: a matrix in the form in which X was given, with NaN in its holes; where X is
+        sparse, or mostly holes, a sparse one (SciPy's, or torch's) of the same cells. X defaults to the data of the fit. Where W H
+        is 0 each component has the same share. Raises ValueError where a factor has entries below zero.
+
+        >>> result = factorize([[1.0, 2.0], [2.0, 5.0]], 2, W="nonneg", H="nonneg")
+        >>> sum(result.parts()).round(6)
+        array([[1., 2.],
+               [2., 5.]])
+        """
+        if X is not None:
+            table = as_table(X).with_columns(self.cols)
+        elif self.problem is not None:
+            table = Table(self.problem.X, self.rows, self.cols, self.form)
+        else:
+            raise ValueError("this result was loaded without its data; give it, as result.parts(X)")
+        W, H = self.factors
+        M = table.matrix.to(W.device, W.dtype)
+        if M.shape != (len(W), H.shape[1]):
+            raise ValueError(f"X is {M.shape[0]} x {M.shape[1]}, W H is {len(W)} x {H.shape[1]}; give the data of the fit")
+        for name, F in (("W", W), ("H", H)):
+            if bool((F < 0).any()):
+                raise ValueError(
+                    f"{name} has entries down to {F.min().item():.3g}, and shares of a sum are for numbers that are not negative; "
+                    'fit with W="nonneg", H="nonneg"'
+                )
+        return self._shares(table, M)
+
+    def _shares(self, table: Table, M: Matrix) -> Iterator[Any]:
+        (W, H), k = self.factors, len(self.components)
+        W, H = (F / torch.where(F.amax() > 0, F.amax(), 1.0) for F in (W, H))  # so that no product is lost to underflow
+        x, pred = M.entries(), M.predict(W, H.mT)
+        if M.weight is not None:
+            x = x.masked_fill(M.weight == 0, torch.nan)
+        for q in range(k):
+            share = torch.where(pred > 0, M.predict(W[:, q : q + 1], H[q : q + 1].mT) / pred, 1 / k)
+            plain = M.like(share * x).plain(table.form)
+            yield give_back(plain, table.form, table.rows, table.cols) if isinstance(plain, Tensor) else plain
+
     def __repr__(self) -> str:
         (m, k), n = self.factors[0].shape, self.factors[1].shape[1]
         return f"Result({m} x {n}, rank {k}, error {self.error:.4g}: {self.status})"
@@ -176,11 +218,12 @@ def factorize(
         W, H: the constraints: operators, their text ("nonneg + l1(0.1)"), plain functions, or None.
         loss: "frobenius" (the default), "kl", or a Loss.
         weight: a number for each cell of X, not negative; 0 means no data.
-        init: "random", "svd", a pair (W, H), or a Result to go on from.
+        init: "auto", "nnsvd", "random", "svd", "spa", "vca" or "kmeans++" (see ``inits.start``), a pair (W, H) with None or NaN for
+            what is not known, or a Result to go on from, of this rank or another.
         solver: "auto", "hals", "palm", or a Solver.
         max_iter: the most sweeps over both factors.
         tol: the certificate (``Problem.certificate``) at which the fit has converged.
-        seed: of the random start: the same seed gives the same result.
+        seed: of what is drawn: the same seed gives the same result. Restarts take init="random" and other seeds.
         callback: called with a ``Progress`` at each look at the fit; returning True stops it.
 
     Returns a Result. Converged means a certificate at or below tol; a fit that ends otherwise says so in ``status``.
@@ -199,8 +242,10 @@ def factorize(
     how = as_solver(solver, problem)
     power = _power(problem)
     scaled = _divided(problem, power)
-    first = init.factors if isinstance(init, Result) else init
-    W0, H0 = start(scaled, rank, _cone_times(scaled, first, 2.0**-power), seed)
+    free, back = freed(scaled)
+    first = _cone_times(scaled, init.factors if isinstance(init, Result) else init, 2.0**-power)
+    first = _with_rank(scaled, first, rank, seed) if isinstance(init, Result) else first
+    W0, H0 = start(free if isinstance(init, str) else scaled, rank, first, seed)
     settings = {
         "rank": rank,
         "seed": seed,
@@ -210,7 +255,7 @@ def factorize(
         "dtype": str(problem.X.dtype).removeprefix("torch."),
         "shape": list(problem.X.shape),
     }
-    loop = _Loop(scaled, power, how, max_iter, tol, callback)
+    loop = _Loop(scaled, power, how, max_iter, tol, callback, (free, back, as_solver(solver, free)))
     with _threads(problem, rank):
         loop.run(W0, H0)
     W1, H1 = loop.factors()
@@ -223,7 +268,7 @@ def factorize(
         history=loop.history,
         stopped=loop.stopped,
         status=" ".join([_status(loop, problem), *notes]),
-        error=scaled.relative_error(loop.state.W, loop.state.H),
+        error=scaled.relative_error(*loop.iterate()),
         violation={"W": problem.prox_W.violation(W1).amax().item(), "H": problem.prox_H.violation(H1).amax().item()},
         settings=settings,
         rows=table.rows,
@@ -239,8 +284,21 @@ def factorize(
 class _Loop:
     """Sweeps until the certificate, the limit, a standstill, the callback or Ctrl-C ends them; a look every tenth more sweeps."""
 
-    def __init__(self, problem: Problem, power: int, solver: Alternating, max_iter: int, tol: float, callback: Callable | None):
-        """``problem`` is the one whose X was divided by 2^power; history and factors are told in the caller's units."""
+    def __init__(
+        self,
+        problem: Problem,
+        power: int,
+        solver: Alternating,
+        max_iter: int,
+        tol: float,
+        callback: Callable | None,
+        sweeps: tuple[Problem, Back, Alternating],
+    ):
+        """``problem`` is the one whose X was divided by 2^power; history and factors are told in the caller's units.
+
+        ``sweeps`` are the problem that is swept over (see ``freed``), the way back from it, and its solver.
+        """
+        self.free, self.back, self.sweeper = sweeps
         self.problem, self.power = problem, power
         self.solver, self.max_iter, self.tol, self.callback = solver, max_iter, tol, callback
         self.history: list[Row] = []
@@ -248,7 +306,7 @@ class _Loop:
         self.began = time.perf_counter()
 
     def run(self, W: Tensor, H: Tensor) -> None:
-        self.state = self.solver.init(self.problem, W, H)
+        self.state = self.sweeper.init(self.free, W, H)
         try:
             self._sweeps()
         except KeyboardInterrupt:
@@ -264,7 +322,7 @@ class _Loop:
     def _sweeps(self) -> None:
         still, best, look = 0, (math.inf, math.inf), 1
         while not self.stopped:
-            self.state = self.solver.step(self.problem, self.state)
+            self.state = self.sweeper.step(self.free, self.state)
             at = self.state.sweep
             if at < look and at < self.max_iter:
                 continue
@@ -287,12 +345,12 @@ class _Loop:
 
         Where the constraint on W is convex, a W that is no less settled is no worse: its value differs by as little.
         """
-        state, H, prox = self.state, self.state.H, self.problem.prox_W
+        state, (before_W, H), prox = self.state, self.iterate(), self.problem.prox_W
         W = best_rows(self.problem, self.solver, H.mT, self.tol)
-        value, before = self.problem.value(W, H), self.problem.value(state.W, H)
+        value, before = self.problem.value(W, H), self.problem.value(before_W, H)
         good = value <= before
         if prox.convex and prox.exact:
-            left, was = (self.problem.stationarity(A, H.mT) for A in (W, state.W))
+            left, was = (self.problem.stationarity(A, H.mT) for A in (W, before_W))
             good = good | value.isfinite() & (left <= was.clamp(min=10 * self.tol))
         if bool(good):
             self.state = self.solver.at(state, W, H)
@@ -305,7 +363,7 @@ class _Loop:
             self.callback(self._progress())
 
     def _look(self) -> Row:
-        W, H = self.state.W, self.state.H
+        W, H = self.iterate()
         loss, (w, h) = self.problem.value(W, H), self.problem.certificate(W, H)
         self.loss, w, h = torch.stack([loss, w, h]).tolist()
         if not math.isfinite(self.loss):
@@ -327,8 +385,11 @@ class _Loop:
     def _progress(self) -> Progress:
         return Progress(self.history[-1], self.tol, self.max_iter, *self.factors())
 
+    def iterate(self) -> tuple[Tensor, Tensor]:
+        return self.back(self.state.W, self.state.H)
+
     def factors(self) -> tuple[Tensor, Tensor]:
-        return _cone_times(self.problem, (self.state.W, self.state.H), 2.0**self.power)
+        return _cone_times(self.problem, self.iterate(), 2.0**self.power)
 
 
 @contextmanager
@@ -396,7 +457,8 @@ def _rank(rank: int | None, init: Any) -> int:
     if rank is None and isinstance(init, Result):
         return init.factors[0].shape[1]
     if rank is None and isinstance(init, tuple | list) and len(init) == 2:
-        return int(np.shape(init[0])[1])
+        W, H = init
+        return int(np.shape(W)[1] if W is not None else np.shape(H)[0])
     if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or rank < 1:
         raise ValueError(f"rank is {rank!r}; it is the number of components, a whole number of at least 1")
     return int(rank)
@@ -473,8 +535,17 @@ def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:
     """The pair (W, H) with the factor whose constraint is a cone multiplied; anything else as it is."""
     if factor == 1.0 or isinstance(pair, str) or not isinstance(pair, tuple | list) or len(pair) != 2:
         return pair
-    W, H = (F if hasattr(F, "shape") else np.asarray(F) for F in pair)
-    return (W * factor, H) if problem.prox_W.cone else (W, H * factor)
+    W, H = (F if F is None or hasattr(F, "shape") else np.asarray(F) for F in pair)
+    if problem.prox_W.cone:
+        return (None if W is None else W * factor), H
+    return W, (None if H is None else H * factor)
+
+
+def _with_rank(problem: Problem, pair: tuple[Tensor, Tensor], rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The factors of a Result with ``rank`` components, where they are of this data."""
+    W, H = (F.to(problem.X.device, problem.X.dtype) for F in pair)
+    fits = (len(W), H.shape[1]) == tuple(problem.X.shape)
+    return resized(problem, W, H, rank, seed) if fits else (W, H)
 
 
 # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────────────

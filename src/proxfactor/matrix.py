@@ -90,6 +90,10 @@ class Matrix(ABC):
             rows = slice(start, min(start + count, self.shape[0]))
             yield rows, self.take(rows)
 
+    def plain(self, form: Any = "torch") -> Any:
+        """The stored cells as a user would hold them: a tensor, or where they are few a CSR, SciPy's for the form "numpy"."""
+        raise TypeError(f"{self!r} is not laid out as one array")
+
     def __repr__(self) -> str:
         m, n = self.shape
         return f"{type(self).__name__}({m} x {n}, {self.entries().numel()} stored, {str(self.dtype).removeprefix('torch.')})"
@@ -146,6 +150,9 @@ class Dense(Matrix):
         return flipped
 
     def entries(self) -> Tensor:
+        return self.values
+
+    def plain(self, form: Any = "torch") -> Tensor:
         return self.values
 
     def predict(self, A: Tensor, B: Tensor) -> Tensor:
@@ -379,6 +386,17 @@ class Stored(Matrix):
     def _csr(self, values: Tensor) -> Tensor:
         _quiet()
         return torch.sparse_csr_tensor(self.crow, self.col, values, self.shape, check_invariants=False)
+
+    def plain(self, form: Any = "torch") -> Any:
+        if form == "torch":
+            return self._csr(self.values)
+        if form == "numpy":
+            from scipy.sparse import csr_array
+
+            return csr_array(tuple(t.cpu().numpy() for t in (self.values, self.col, self.crow)), self.shape)
+        full = torch.full(self.shape, 0.0 if self.background else torch.nan, dtype=self.dtype, device=self.device)
+        full[self._rows(), self.col.long()] = self.values  # a data frame is dense in any case
+        return full
 
     def entries(self) -> Tensor:
         return self.values
