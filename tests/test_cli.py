@@ -362,7 +362,6 @@ REFUSED = {
     "fit x.npy -k 2 --init rnadom": "--init 'rnadom' is no start and no run folder; did you mean random?",
     "fit x.npy -k 2 --init no/run": "spa, vca, kmeans++ or the folder that a fit wrote",
     "fit x.npy --init foreign": "foreign: there is no run.json",
-    "fit x.npy -k 2 --init bare": "init: W has shape (14, 3); for this data and rank 2 it must be (14, 2)",
     "fit narrow.npy --init bare": "init: H has shape (3, 9); for this data and rank 3 it must be (3, 4)",
     "fit x.npy --init bare --W 'box(50, 60)'": "outside Box(50, 60); start inside",
     "fit x.npy -k 2 --tol 0": "tol is 0.0",
