@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .freed import Back, freed
-from .inits import resized, start
+from .inits import Range, range_of, resized, start
 from .losses import Loss
-from .matrix import Matrix, Table, as_table, memory_for
+from .matrix import LowRank, Matrix, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import Alternating, Memory, Solver, as_solver
@@ -245,7 +245,11 @@ def factorize(
     free, back = freed(scaled)
     first = _cone_times(scaled, init.factors if isinstance(init, Result) else init, 2.0**-power)
     first = _with_rank(scaled, first, rank, seed) if isinstance(init, Result) else first
-    W0, H0 = start(free if isinstance(init, str) else scaled, rank, first, seed)
+    how_free = as_solver(solver, free)
+    pair = None if isinstance(init, Result) or not _large(free, rank) else range_of(free, rank + 10, seed)
+    W0, H0 = start(free if isinstance(init, str) else scaled, rank, first, seed, pair)
+    if pair is not None:
+        W0, H0 = _begun_small(free, pair, how_free, W0, H0)
     settings = {
         "rank": rank,
         "seed": seed,
@@ -255,7 +259,7 @@ def factorize(
         "dtype": str(problem.X.dtype).removeprefix("torch."),
         "shape": list(problem.X.shape),
     }
-    loop = _Loop(scaled, power, how, max_iter, tol, callback, (free, back, as_solver(solver, free)))
+    loop = _Loop(scaled, power, how, max_iter, tol, callback, (free, back, how_free))
     with _threads(problem, rank):
         loop.run(W0, H0)
     W1, H1 = loop.factors()
@@ -279,6 +283,34 @@ def factorize(
 
 
 # ── the loop ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _large(problem: Problem, rank: int) -> bool:
+    """Whether sweeps over a range of X cost a tenth of those over X: then a fit starts there."""
+    alone = problem.rows.size == problem.cols.size == 1
+    if not (problem.loss.quadratic and problem.shared and alone) or problem.ties:
+        return False
+    return 10 * (rank + 10) * sum(problem.X.shape) <= problem.X.entries().numel()
+
+
+def _begun_small(problem: Problem, pair: Range, solver: Alternating, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+    """Sweeps over Q B, the range of X, until they hardly help; W, H as given where they have fitted X about as well.
+
+    What Q B leaves out of X is in the value all the same, so that the fall is judged as that of the whole. (Compression: Tepper
+    and Sapiro 2016.)
+    """
+    small = dataclasses.replace(problem, X=LowRank(*pair))
+    rest = (problem.size - small.size) / 2
+    state = solver.init(small, W, H)
+    first = before = small.quick_value(W, H) + rest
+    for _ in range(50):
+        for _ in range(4):
+            state = solver.step(small, state)
+        now = small.quick_value(state.W, state.H) + rest
+        if bool(before - now < 1e-3 * now):
+            break
+        before = now
+    return (state.W, state.H) if bool(first - now > 0.01 * now) else (W, H)
 
 
 class _Loop:

@@ -21,10 +21,15 @@ from .prox.base import largest
 NAMES = ("random", "nnsvd", "svd", "spa", "vca", "kmeans++")
 
 
-def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0) -> tuple[Tensor, Tensor]:
+Range = tuple[Tensor, Tensor]
+"""Q (m, w) and B (w, n) with X ≈ Q B, see ``range_of``."""
+
+
+def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0, pair: Range | None = None) -> tuple[Tensor, Tensor]:
     """A start W (m, k), H (k, n) inside both constraints.
 
     Args:
+        pair: the range of X, where it is known already.
         init: a name, or a pair (W, H) in which None or NaN stands for what is not known; the rest is completed.
 
             "random"    positive numbers, of both signs where data and constraint have both, in the scale of the data
@@ -40,7 +45,7 @@ def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0) -> tup
     Raises ValueError for an unknown name, a pair of the wrong shape, or one outside the domain of its constraint.
     """
     if isinstance(init, str):
-        return _named(problem, rank, init.strip().lower(), seed)
+        return _named(problem, rank, init.strip().lower(), seed, pair)
     if not isinstance(init, tuple | list) or len(init) != 2:
         raise ValueError(f"init is {init!r}; it must be one of {', '.join(NAMES)}, a pair (W, H), or a Result")
     m, n = problem.X.shape
@@ -62,13 +67,13 @@ def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0) -> tup
     return lifted(problem, *_completed(problem, W, H, seed))
 
 
-def _named(problem: Problem, rank: int, name: str, seed: int) -> tuple[Tensor, Tensor]:
+def _named(problem: Problem, rank: int, name: str, seed: int, pair: Range | None) -> tuple[Tensor, Tensor]:
     if name == "auto":
         name = "nnsvd" if _mostly_known(problem) and _orthant(problem, rank) and _orthant(problem.T, rank) else "random"
     if name == "random":
         W, Ht = _random(problem, rank, seed, 0), _random(problem.T, rank, seed, 1)
     elif name == "nnsvd":
-        W, Ht = nnsvd_lrc(problem, rank, None, seed)
+        W, Ht = nnsvd_lrc(problem, rank, pair, seed)
         if not problem.loss.quadratic:  # where a zero may stay one for good
             W, Ht = _above(W, problem.rows), _above(Ht, problem.cols)
     elif name == "svd":
@@ -78,7 +83,9 @@ def _named(problem: Problem, rank: int, name: str, seed: int) -> tuple[Tensor, T
     else:
         near = difflib.get_close_matches(name, NAMES, n=1)
         raise ValueError(f"unknown init {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NAMES)}"))
-    W, Ht = _scaled(problem, problem.prox_W(W, 0.0), problem.T.prox_W(Ht, 0.0))
+    W, Ht = problem.prox_W(W, 0.0), problem.T.prox_W(Ht, 0.0)
+    if name != "nnsvd" or not problem.loss.quadratic:  # it has its scale already
+        W, Ht = _scaled(problem, W, Ht)
     return lifted(problem, W, Ht.mT)
 
 
@@ -151,7 +158,7 @@ def _above(F: Tensor, comm: Comm) -> Tensor:
     return torch.maximum(F, (0.01 * total / count).to(F))
 
 
-def range_of(problem: Problem, width: int, seed: int = 0, power: int = 1) -> tuple[Tensor, Tensor]:
+def range_of(problem: Problem, width: int, seed: int = 0, power: int = 1) -> Range:
     """Q (m, width) and B = QᵀX (width, n): nearly the X ≈ Q B of that width that is closest, from 2 + 2 power products with X.
 
     The columns of Q are orthonormal; those beyond the rank of X are 0. Cells without data hold a product of rank one, fitted
@@ -168,15 +175,15 @@ def range_of(problem: Problem, width: int, seed: int = 0, power: int = 1) -> tup
 def _range(problem: Problem, X: Matrix | _Plus, width: int, seed: int, power: int = 1) -> tuple[Tensor, Tensor]:
     rows, cols, n = problem.rows, problem.cols, X.shape[1]
     drawn = uniforms(n, width, seed, cols.offset(n), stream=2).to(problem.X.device, problem.X.dtype) - 0.5
-    Q = _orthonormal(cols.sum(X @ drawn)[0], rows)
+    Q = _orthonormal(cols.sum(problem.read(X) @ drawn)[0], rows)
     for _ in range(power):
-        P = _orthonormal(rows.sum(X.T @ Q)[0], cols)
-        Q = _orthonormal(cols.sum(X @ P)[0], rows)
-    return Q, rows.sum(X.T @ Q)[0].mT
+        P = _orthonormal(rows.sum(problem.read(X).T @ Q)[0], cols)
+        Q = _orthonormal(cols.sum(problem.read(X) @ P)[0], rows)
+    return Q, rows.sum(problem.read(X).T @ Q)[0].mT
 
 
 def nnsvd_lrc(
-    problem: Problem, rank: int, pair: tuple[Tensor, Tensor] | None = None, seed: int = 0, corrections: int = 20
+    problem: Problem, rank: int, pair: Range | None = None, seed: int = 0, corrections: int = 20
 ) -> tuple[Tensor, Tensor]:
     """Non-negative W (m, rank) and Hᵀ (n, rank) with W H near the closest matrix of rank ⌊rank/2⌋ + 1.
 
@@ -462,7 +469,7 @@ def _scaled(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
 def _products(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, ...]:
     """⟨X, A Bᵀ⟩ and ‖A Bᵀ‖² over the data, with its weights, of these rows."""
     if problem.shared:  # one product with X, and no prediction
-        C, G = problem.cols.sum(problem._data @ B, problem._gram(B))
+        C, G = problem.cols.sum(problem.read(problem._data) @ B, problem._gram(B))
         return (C.double() * A.double()).sum(), ((A.mT @ A).double() * G.double()).sum()
     top, below = A.new_zeros(2, dtype=torch.float64)
     for r, part in problem._pieces:

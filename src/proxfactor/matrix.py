@@ -80,6 +80,14 @@ class Matrix(ABC):
         """The sum of ``values``, one for each stored cell, over each row (m,)."""
         return (self.like(values) @ torch.ones(self.shape[1], 1, dtype=values.dtype, device=values.device)).squeeze(1)
 
+    def squares(self) -> Tensor:
+        """Σ w x² over the stored cells, one float64 number."""
+        x, w = self.entries(), self.weight
+        if w is None:
+            return torch.linalg.vector_norm(x, dtype=torch.float64).square()
+        few = max(1, 2**20 * len(x) // max(1, x.numel()))  # so that float64 copies of them do not count
+        return sum(((a.double().square() * c).sum() for a, c in zip(x.split(few), w.split(few), strict=True)), x.new_zeros(()).double())
+
     def blocks(self, row_bytes: int, size: int = BLOCK) -> Iterator[tuple[slice, Matrix]]:
         """(rows, those rows as a Matrix), so many at a time that ``row_bytes`` of temporaries for each fit into ``size``."""
         count = max(1, size // max(1, row_bytes))
@@ -236,6 +244,10 @@ class LowRank(Matrix):
 
     def gram(self, B: Tensor, c: Tensor | None = None) -> Tensor:
         return B.mT @ B if c is None else super().gram(B, c)
+
+    def squares(self) -> Tensor:
+        Q, B = self.Q.double(), self.B.double()
+        return ((Q.mT @ Q) * (B @ B.mT)).sum()
 
     def take(self, rows: Index) -> Self:
         return type(self)(self.Q[rows], self.B)

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -212,12 +213,12 @@ class Problem:
         Where all rows share a Gram matrix the last few are kept: a sweep, the certificate and the value ask for the same B.
         """
         if not self.shared:
-            self._read()
+            self.read()
             return Quadratic(*self.cols.sum(self._gram(B), self._data @ B))
         kept = self._kept.get(_mark(B))
         if kept is not None:
             return kept[1]
-        self._read()
+        self.read()
         return self._keep(B, Quadratic(*self.cols.sum(self._gram(B), self._data @ B)))
 
     def know(self, B: Tensor, C: Tensor, G: Tensor | None = None) -> Quadratic:
@@ -241,9 +242,10 @@ class Problem:
     def _reads(self) -> Reads:
         return Reads(self.X.shape[0] * self.X.shape[1])
 
-    def _read(self) -> None:
-        m, n = self.X.shape
-        self._reads.cells += m * n
+    def read(self, X: Any = None) -> Any:
+        """Count a pass over X; given back is what the pass is over, for products that are made elsewhere."""
+        self._reads.cells += self.X.shape[0] * self.X.shape[1]
+        return X
 
     @property
     def passes(self) -> float:
@@ -270,7 +272,7 @@ class Problem:
         if self.loss.quadratic:
             q = self.normal(B)
         else:
-            self._read()
+            self.read()
             pred = self.X.predict(A, B)
             slope, G = self.cols.sum(self._slope(pred, A, B), self.X.gram(B, self._cells(self.loss.curvature, pred)))
             # a slope without curvature gets one that lets the entry fall to 0, or move by its row's mean
@@ -303,7 +305,7 @@ class Problem:
         return slope, bend
 
     def _cell_terms(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-        self._read()
+        self.read()
         pred, squares = self.X.predict(A, B), B.square()
         bend = self.X.like(self._cells(self.loss.yardstick, pred)) @ squares
         if self.X.background:
@@ -332,7 +334,7 @@ class Problem:
         return self.cols.sum(mine)[0]
 
     def _row_losses(self, A: Tensor, B: Tensor) -> Tensor:
-        self._read()
+        self.read()
         rows = self.X.sums(self._cells(self.loss, self.X.predict(A, B)))
         return rows + self.X.background * self.loss.at_zero(A, B)[0] if self.X.background else rows
 
@@ -355,7 +357,7 @@ class Problem:
     def _loss(self, A: Tensor, B: Tensor) -> Tensor:
         """Σ loss over all rows; from the Gram matrices where that does not cancel, else cell by cell."""
         if self.shared:
-            quick, share = self._gram_loss(A, B), 1e3 * torch.finfo(A.dtype).eps ** (2 / 3)
+            quick, share = self._gram_loss(A, B), max(1e-7, 1e4 * torch.finfo(A.dtype).eps)
             if bool(quick > share * self.size):
                 return quick
         return self.rows.sum(self.row_losses(A, B).sum())[0]
@@ -376,11 +378,7 @@ class Problem:
     @cached_property
     def size(self) -> Tensor:
         """Σ w x², one float64 number."""
-        x = self.X.entries()
-        if self.X.weight is None:
-            mine = torch.linalg.vector_norm(x, dtype=torch.float64).square()
-        else:
-            mine = sum((self.X.weight[r].double() * x[r].double().square()).sum() for r in _cuts(x))
+        mine = self.X.squares()
         return self.rows.sum(self.cols.sum(mine)[0])[0]
 
     def relative_error(self, W: Tensor, H: Tensor) -> float:
@@ -414,12 +412,6 @@ class Problem:
         top, size = self.rows.sum(R.square().sum(0), (A.double().square() * D.double()).sum(0))
         size = torch.maximum(size, 1e-10 * size.sum())  # a dying component does not hold the maximum up
         return torch.where(top == 0, 0.0, top / size).amax().sqrt()
-
-
-def _cuts(x: Tensor) -> list[slice]:
-    """Slices of x of so few numbers that float64 copies of them do not count."""
-    step = max(1, 2**20 * len(x) // max(1, x.numel()))
-    return [slice(at, at + step) for at in range(0, len(x), step)]
 
 
 def _mark(B: Tensor) -> tuple:

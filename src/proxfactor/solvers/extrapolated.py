@@ -12,8 +12,8 @@ from ..problem import Problem, Quadratic
 from .base import Alternating, Memory, State
 from .hals import HALS
 
-SLOW = 0.01
-"""Relative fall of the value from sweep to sweep below which the fast phase is over."""
+SLOW = 0.01, 0.001
+"""The fast phase is over where a sweep lowers the value by less than these shares: of the value, or of the fall since the first."""
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Extrapolated(Alternating):
         return s
 
 
-BEGIN = {"beta": 0.0, "next": 0.5, "bound": 1.0, "last": 0.5, "value": torch.inf, "slow": 0.0}
+BEGIN = {"beta": 0.0, "next": 0.5, "bound": 1.0, "last": 0.5, "value": torch.inf, "first": torch.inf, "slow": 0.0}
 
 
 def _judged(n: dict[str, Tensor], value: Tensor, rounding: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,12 +99,13 @@ def _judged(n: dict[str, Tensor], value: Tensor, rounding: Tensor | float) -> tu
     fall = n["value"] - value
     good = fall >= -rounding
     used = good & (n["beta"] > 0)
-    slow = (fall < SLOW * value) | (n["slow"] > 0)
+    first = torch.where(n["first"].isfinite(), n["first"], n["value"])
+    slow = (fall < SLOW[0] * value) | (fall < SLOW[1] * (first - value)) & first.isfinite() | (n["slow"] > 0)
     bound = torch.where(good, torch.where(used, (1.005 * n["bound"]).clamp(max=1.0), n["bound"]), n["last"])
     coming = torch.where(good, torch.where(used, torch.minimum(bound, 1.02 * n["next"]), n["next"]), n["next"] / 1.5)
     beta = coming * (good & slow)
     last, value = torch.where(used, n["next"], n["last"]), torch.where(good, value, n["value"])
-    return good, {"beta": beta, "next": coming, "bound": bound, "last": last, "value": value, "slow": slow}
+    return good, {"beta": beta, "next": coming, "bound": bound, "last": last, "value": value, "first": first, "slow": slow}
 
 
 def _ahead(F: Tensor, before: Tensor, beta: Tensor) -> Tensor:

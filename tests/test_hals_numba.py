@@ -1,0 +1,76 @@
+"""The compiled passes of HALS beside their torch twin, and how compiled kernels arrive."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from proxfactor import as_prox
+from proxfactor.compiled import wait_for_kernels
+from proxfactor.problem import Quadratic
+from proxfactor.solvers import HALS
+from proxfactor.solvers.hals import elastic_passes
+
+INF = float("inf")
+
+
+def case(m, n, k, dtype, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    B = torch.rand(n, k, generator=g, dtype=torch.float64)
+    C, A = torch.randn(m, k, generator=g, dtype=torch.float64) * n, torch.rand(m, k, generator=g, dtype=torch.float64)
+    return A.to(dtype), C.to(dtype), (B.mT @ B).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (64, 20, 4), (65, 20, 5), (200, 30, 13)], ids=str)
+@pytest.mark.parametrize("prox", ["nonneg", "free", "box(0, 1) + ridge(2)", "l1(0.3)", "nonneg + l1(0.5)", "nonpos"])
+@pytest.mark.parametrize("inner", [1, 4])
+def test_the_kernel_is_its_torch_twin(dtype, shape, prox, inner):
+    A, C, G = case(*shape, dtype)
+    elastic = as_prox(prox).elastic
+    ours, twin = wait_for_kernels("solvers._hals_numba", dtype)(A, C, G, elastic, inner), elastic_passes(A, C, G, elastic, inner)
+    size = twin.abs().max().item() + 1
+    torch.testing.assert_close(ours, twin, rtol=0, atol=size * (1e-3 if dtype == torch.float32 else 1e-10))
+
+
+@pytest.mark.parametrize("prox", ["nonneg", "free", "box(0.5, 1)", "nonneg + l1(0.5)", "box(0.5, 2) + ridge(1)"])
+@pytest.mark.parametrize("dead", ["one component", "all"])
+def test_kernel_twin_and_the_general_passes_agree_where_there_is_no_curvature(prox, dead):
+    A, C, G = case(10, 8, 3, torch.float64)
+    which = slice(1, 2) if dead == "one component" else slice(None)
+    G[which], G[:, which], C[:, which] = 0, 0, 0
+    op = as_prox(prox)
+    general = as_prox(lambda x, step: op(x, step))  # a plain function: nothing is known of its form
+    object.__setattr__(general, "attained", True)
+    kernel = wait_for_kernels("solvers._hals_numba", torch.float64)(A, C, G, op.elastic, 3)
+    torch.testing.assert_close(kernel, elastic_passes(A, C, G, op.elastic, 3), rtol=1e-12, atol=1e-12)
+    bent = HALS(inner=3).rows(op, Quadratic(G.expand(10, 3, 3).contiguous(), C), A, {})  # a Gram matrix of its own for each row
+    torch.testing.assert_close(kernel, bent, rtol=1e-9, atol=1e-9)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    A, C, G = case(5000, 50, 16, torch.float64)
+    passes, before = wait_for_kernels("solvers._hals_numba", torch.float64), torch.get_num_threads()
+    made = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        made.append(passes(A, C, G, (0.0, INF, 0.0, 0.0), 3))
+    torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])
+
+
+def test_numbers_too_small_for_the_dtype_become_zero():
+    A, C, G = torch.rand(4, 1), torch.full((4, 1), 1e-39), torch.ones(1, 1)
+    for passes in (wait_for_kernels("solvers._hals_numba", torch.float32), elastic_passes):
+        assert not passes(A, C, G, (0.0, INF, 0.0, 0.0), 1).any()
+
+
+def test_a_first_small_fit_waits_for_no_kernel():
+    code = """
+import sys, numpy, proxfactor as pf
+r = pf.factorize(numpy.random.default_rng(0).random((30, 20)), 3, W="nonneg", H="nonneg", max_iter=50)
+assert "numba" not in sys.modules, "numba was imported"
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
