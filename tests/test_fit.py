@@ -532,3 +532,22 @@ def test_operators_that_couple_both_dims_are_fitted():
         losses = [row["loss"] for row in result.history]
         assert np.isfinite(result.H).all()
         assert losses[-1] <= losses[0]
+
+
+@pytest.mark.parametrize("loss", ["frobenius", "kl"])
+@pytest.mark.parametrize("kind", ["dense", "sparse", "observed"])
+def test_components_that_have_vanished_are_given_what_is_left(kind, loss):
+    X = data(kind)
+    r = np.random.default_rng(0)
+    W, H = r.uniform(0.1, 1, (40, 3)), r.uniform(0.1, 1, (3, 30))
+    W[:, 1], H[1] = 0, 0
+    result = factorize(X, 3, W="nonneg", H="nonneg", loss=loss, init=(W, H), tol=1e-4)
+    two = factorize(X, 2, W="nonneg", H="nonneg", loss=loss, init=(W[:, [0, 2]], H[[0, 2]]), tol=1e-4)
+    assert (result.factors[0].abs().sum(0) * result.factors[1].abs().sum(1) > 0).all()
+    assert result.history[-1]["loss"] < 0.95 * two.history[-1]["loss"]
+
+
+def test_a_component_that_nothing_needs_stays_zero():
+    result = factorize(np.outer([1.0, 2, 3], [1.0, 2, 3, 4]), 2, W="nonneg", H="nonneg", init=(np.eye(3, 2), np.zeros((2, 4))))
+    assert result.converged
+    assert result.error < 1e-6

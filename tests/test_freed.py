@@ -111,7 +111,7 @@ def test_what_is_solved_free_is_what_was_asked_for_and_takes_fewer_sweeps(monkey
     W, H = r.random((40, 3)), r.random((3, 30))
     W[r.random(W.shape) < 0.5], H[r.random(H.shape) < 0.5] = 0, 0
     X = W @ H + 0.01 * r.random((40, 30))
-    options = {"W": "nonneg", "H": "simplex(dim=1)", "init": "random"}
+    options = {"W": "nonneg", "H": "simplex(dim=1)", "init": "random", "solver": "hals"}
     free = factorize(X, 3, **options)
     monkeypatch.setattr(fit, "freed", lambda problem: (problem, lambda W, H: (W, H)))
     held = factorize(X, 3, **options)

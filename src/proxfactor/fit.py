@@ -335,6 +335,7 @@ class _Loop:
         self.solver, self.max_iter, self.tol, self.callback = solver, max_iter, tol, callback
         self.history: list[Row] = []
         self.stopped = ""
+        self.revived = 0
         self.began = time.perf_counter()
 
     def run(self, W: Tensor, H: Tensor) -> None:
@@ -361,7 +362,7 @@ class _Loop:
             row = self._look()
             certificate = _worst(row)
             look = at + max(self.problem.gap, at // (50 if certificate <= 3 * self.tol else 10))
-            if certificate <= self.tol:
+            if certificate <= self.tol and not self._revive():
                 self._finish()
             elif self.callback and self.callback(self._progress()):
                 self.stopped = "callback"
@@ -371,6 +372,35 @@ class _Loop:
             still = 0 if moved else still + 1
             if not self.stopped:
                 self.stopped = "stalled" if still >= 5 else "max_iter" if at >= self.max_iter else ""
+
+    def _revive(self) -> bool:
+        """Give components that vanished the worst fitted rows of X as their h, with w = 0, which changes no value.
+
+        It is done where both constraints are sets that leave a component alone, a few times in a fit: HALS on W then takes what
+        of them helps, and what does not vanishes again. Returns whether there was one.
+        """
+        W, H, p = self.state.W, self.state.H, self.free
+        sets = p.prox_W.is_set and p.prox_W.cone and p.prox_H.is_set and not p.prox_W.couples(1) and not p.prox_H.couples(0)
+        spread = p.rows.size > 1 or p.cols.size > 1
+        if not sets or spread or p.ties or self.revived >= 3:
+            return False
+        dead = ((W == 0).all(0) | (H == 0).all(1)).nonzero()[:, 0]
+        if not len(dead):
+            return False
+        self.revived += 1
+        losses = p.row_losses(W, H.mT)
+        worst = losses.argsort(descending=True, stable=True)[: len(dead)]
+        dead = dead[: len(worst)]
+        X = p.X.take(worst)
+        left = X.like(X.entries() - X.predict(W[worst], H.mT))
+        rows = left.T @ torch.eye(len(worst), dtype=W.dtype, device=W.device)
+        seeds = p.prox_H.take(dead, 0)(rows.mT.contiguous(), 0.0)
+        if not bool((seeds != 0).any()):
+            return False
+        W, H = W.clone(), H.clone()
+        W[:, dead], H[dead] = 0.0, seeds
+        self.state = self.sweeper.at(self.state, W, H)
+        return True
 
     def _finish(self) -> None:
         """Put W as transform gives it in the place of the iterate, if that is no worse, and judge that point.
@@ -385,7 +415,7 @@ class _Loop:
             left, was = (self.problem.stationarity(A, H.mT) for A in (W, before_W))
             good = good | value.isfinite() & (left <= was.clamp(min=10 * self.tol))
         if bool(good):
-            self.state = self.solver.at(state, W, H)
+            self.state = self.sweeper.at(state, W, H)
         if self.history and self.history[-1]["iteration"] == state.sweep:
             self.history.pop()
         row = self._look()
@@ -438,7 +468,7 @@ def _threads(problem: Problem, rank: int) -> Iterator[None]:
 
 def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> Tensor:
     """The minimising A (m, k) for the fixed B (n, k), from a start that X and B alone decide, to half of tol."""
-    B, memory = B.contiguous(), Memory()
+    B, memory = B.mT.contiguous().mT, Memory()  # component first, as solvers leave it
     if problem.loss.quadratic:
         solver = solver.patient()  # many passes on one model, which needs one product with X
     A = _first_rows(problem, B)

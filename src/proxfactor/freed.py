@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -30,9 +29,9 @@ def freed(problem: Problem) -> tuple[Problem, Back]:
             [8.]]), tensor([[0.2500, 0.7500]]))
     """
     if (cone := _cone(problem.prox_H, problem.prox_W, 1)) and not problem.ties:
-        return dataclasses.replace(problem, prox_H=cone), lambda W, H: _resized(problem.prox_H, H, W, 1)[::-1]
+        return problem.changed(prox_H=cone), lambda W, H: _resized(problem.prox_H, H, W, 1)[::-1]
     if (cone := _cone(problem.prox_W, problem.prox_H, 0)) and not problem.ties:
-        return dataclasses.replace(problem, prox_W=cone), lambda W, H: _resized(problem.prox_W, W, H, 0)
+        return problem.changed(prox_W=cone), lambda W, H: _resized(problem.prox_W, W, H, 0)
     return problem, lambda W, H: (W, H)
 
 

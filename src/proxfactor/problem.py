@@ -157,9 +157,13 @@ class Problem:
 
     def take(self, rows: Index) -> Problem:
         """The problem for some of the rows of X and W."""
-        part = dataclasses.replace(self, X=self.X.take(rows), prox_W=self.prox_W.take(rows, 0))
-        part.__dict__["_reads"] = self._reads
-        return part
+        return self.changed(X=self.X.take(rows), prox_W=self.prox_W.take(rows, 0))
+
+    def changed(self, **parts: Any) -> Problem:
+        """The problem with other parts, its passes over X counted with those of this one."""
+        made = dataclasses.replace(self, **parts)
+        made.__dict__["_reads"] = self._reads
+        return made
 
     @cached_property
     def shared(self) -> bool:
