@@ -230,7 +230,8 @@ class Problem:
 
         A combination of products that were made is no pass over X.
         """
-        return self._keep(B, Quadratic(self.cols.sum(self._gram(B))[0] if G is None else G, C))
+        kept = self._kept.get(_mark(B))
+        return kept[1] if kept else self._keep(B, Quadratic(self.cols.sum(self._gram(B))[0] if G is None else G, C))
 
     def _keep(self, B: Tensor, q: Quadratic) -> Quadratic:
         while len(self._kept) >= 3:
@@ -369,7 +370,7 @@ class Problem:
     def _gram_loss(self, A: Tensor, B: Tensor) -> Tensor:
         """½ Σ w x² + ½ ⟨AᵀA, BᵀB⟩ - ⟨A, X B⟩: no cell is looked at where the products are known."""
         q, across = self.normal(B), self.T._kept.get(_mark(A))
-        linear = self.rows.sum((q.C.double() * A).sum())[0]
+        linear = self.rows.sum((q.C * A).sum(dtype=torch.float64))[0]
         GA = across[1].G / self.level if across else self.rows.sum(A.mT @ A)[0]
         return (q.G.double() * GA).sum() / 2 - linear + self.size / 2
 

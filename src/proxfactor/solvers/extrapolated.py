@@ -109,10 +109,14 @@ def _judged(n: dict[str, Tensor], value: Tensor, rounding: Tensor | float) -> tu
 
 
 def _ahead(F: Tensor, before: Tensor, beta: Tensor) -> Tensor:
+    if beta.device.type == "cpu" and beta == 0:
+        return F
     return torch.lerp(before, F, (1 + beta).to(F))
 
 
 def _either(good: Tensor, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if good.device.type == "cpu":  # elsewhere to ask would stop the device
+        return ours if good else theirs
     return tuple(torch.where(good, a, b) for a, b in zip(ours, theirs, strict=True))
 
 
