@@ -1,6 +1,7 @@
 """Solvers side by side: everybody on the same data from the same starts, each run in a process of its own.
 
-    make bench-solvers                                  an environment with the peers, everything measured, the report: hours
+    make bench-solvers                                  an environment with the peers, everything measured, the report: five hours
+    make bench-solvers BENCH=claims                     what the claims need, and the report: three quarters of an hour
     python benchmarks/solvers run --row time            what one claim needs; then
     python benchmarks/solvers report                    the tables and pictures of what there is
     python benchmarks/solvers rows                      the claims, and how many measurements each needs
@@ -46,10 +47,8 @@ def chosen(given: argparse.Namespace, parser: argparse.ArgumentParser) -> list[J
     ):
         if unknown:
             parser.error(f"no {what} {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    if given.row:
-        jobs = [job for name in given.row for job in every[name].jobs]
-    else:
-        jobs = [job for row in every.values() for job in row.jobs]
+    jobs = [job for name in given.row or every for job in every[name].jobs]
+    if not given.row and given.what != "claims":
         jobs += matrix(given.case or [name for name, case in CASES.items() if not case.small])
     kept = []
     for job in jobs:
@@ -78,7 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "benchmarks/solvers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=["all", "run", "report", "rows", "short", "install", "one"], default="all")
+    verbs = ["all", "claims", "run", "report", "rows", "short", "install", "one"]
+    parser.add_argument("what", nargs="?", choices=verbs, default="all")
     parser.add_argument("job", nargs="?", help=argparse.SUPPRESS)  # of "one": what a process of its own measures
     several = {"nargs": "+", "default": [], "metavar": "NAME"}
     parser.add_argument("--row", help="claims, see rows", **several)

@@ -55,7 +55,7 @@ def one(job: Job) -> dict[str, Any]:
     env |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), count)
     found: dict[str, Any] = {"job": asdict(job), "machine": machine(), "versions": versions()}
     found["when"] = time.strftime("%Y-%m-%d %H:%M")
-    most = 120 + 10 * job.limit
+    most = 300 + 20 * job.limit  # wall: the limit may be CPU time, and what was seen is judged after it
     with tempfile.TemporaryDirectory() as empty:
         if job.kind == "cold":
             env["NUMBA_CACHE_DIR"] = empty

@@ -371,12 +371,12 @@ def rows() -> list[Row]:
 
 
 def matrix(names: Iterable[str]) -> list[Job]:
-    """Everybody on these cases, from three starts and their own, with one thread and with all, and what a sweep costs."""
+    """Everybody on these cases, from three starts and their own (with all threads from the first), and what a sweep costs."""
     jobs = []
     for name, dtype, count in product(names, DTYPES, dict.fromkeys((1, ALL))):
         case = CASES[name]
         for loss, start, s in product(case.losses, (*SEEDS, "own"), SYSTEMS):
-            if not s.takes(loss, case.simplex) or (start == "own" and not s.default):
+            if not s.takes(loss, case.simplex) or (start == "own" and not s.default) or (count > 1 and start != 0):
                 continue
             jobs.append(Job("trace", name, loss, s.name, dtype, count, start))
             if start == 0:
