@@ -25,7 +25,7 @@ bench: $(VENV)/demo
 	$(BIN)/python benchmarks/prox.py
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/optimizers hardest
-	$(BIN)/python benchmarks/solvers short
+	$(BIN)/python benchmarks/solvers short --fresh
 
 bench-solvers: $(PEERS)/ready
 	$(PEERS)/bin/python benchmarks/solvers $(BENCH)

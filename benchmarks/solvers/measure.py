@@ -88,13 +88,13 @@ class Watch:
         self.halt()
         self.count = self.count + 1 if iteration is None else iteration
         over = self.spent >= self.limit or (self.most is not None and self.count >= self.most)
-        self.look(W, H, passes, over)
+        self.look(W, H, passes, over or iteration is not None)
         if over:
             raise Done
         self.go()
 
-    def look(self, W: Any, H: Any, passes: int | None, over: bool) -> None:
-        if self.keep and (over or self.count <= DENSE_LOOKS or self.count >= GROWTH * self.seen[-1][0]):
+    def look(self, W: Any, H: Any, passes: int | None, must: bool) -> None:
+        if self.keep and (must or self.count <= DENSE_LOOKS or self.count >= GROWTH * self.seen[-1][0]):
             self.copy(self.count, passes, W, H)
 
     def copy(self, count: int, passes: int | None, W: Any, H: Any) -> None:
@@ -146,11 +146,11 @@ class Sweeper(Watch):
         self.floors, self.stretches, self.since = [timed(floor)], [], (0, 0.0, 0.0)
         self.go()
 
-    def look(self, W: Any, H: Any, passes: int | None, over: bool) -> None:
+    def look(self, W: Any, H: Any, passes: int | None, must: bool) -> None:
         count, cpu, wall = self.since
         if self.count == 2:  # the first two are not like the others
             self.since = (2, self.cpu, self.wall)
-        if self.count > 2 and (over or self.wall - wall >= self.limit / SWEEPS):
+        if self.count > 2 and (must or self.wall - wall >= self.limit / SWEEPS):
             each = self.count - count
             self.stretches.append(((self.cpu - cpu) / each, (self.wall - wall) / each))
             self.floors.append(timed(self.floor))
@@ -214,10 +214,12 @@ def own_limit(data: Data, W: np.ndarray, H: np.ndarray, seconds: float = 60.0) -
     """Where a run was going: its last point continued by one solver, the same for everybody, to certificate 1e-8."""
     from proxfactor import factorize
 
-    begun = time.perf_counter()
+    if not (np.isfinite(W).all() and np.isfinite(H).all()):
+        return {"limit_value": np.inf, "limit_certificate": np.nan}
+    begun = time.process_time()
     result = factorize(
         data.X, data.rank, W="nonneg", H="nonneg", init=(W.astype(np.float64), H.astype(np.float64)),
-        tol=1e-8, max_iter=10**6, callback=lambda progress: time.perf_counter() - begun > seconds,
+        tol=1e-8, max_iter=10**6, callback=lambda progress: time.process_time() - begun > seconds,
     )  # fmt: skip
     best = min(data.yardstick()(*pair) for pair in ((W, H), (result.W, result.H)))
     return {"limit_value": best, "limit_certificate": result.certificate}

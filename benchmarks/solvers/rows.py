@@ -41,7 +41,7 @@ class View:
             job = found["job"]
             if "rows" in found:
                 at = (job["case"], job["loss"], str(job["start"]))
-                self._best[at] = min(self._best.get(at, float("inf")), *(row[4] for row in found["rows"]))
+                self._best[at] = min([self._best.get(at, float("inf")), *(row[4] for row in found["rows"])])
 
     def get(self, job: Job) -> dict[str, Any] | None:
         return self.results.get(job.key)
