@@ -63,6 +63,17 @@ def test_the_yardstick_leaves_out_what_is_missing(bench):
     assert data.yardstick()(W, H) == pytest.approx(left / size, rel=1e-12)
 
 
+@pytest.mark.parametrize(("case", "loss"), [("tiny", "frobenius"), ("tiny", "kl"), ("tiny-sparse", "frobenius"),
+                                            ("tiny-sparse", "kl"), ("holes", "frobenius")])  # fmt: skip
+def test_factors_that_are_no_numbers_are_infinitely_far(bench, case, loss):
+    cases = bench["cases"]
+    data = cases.Data(cases.holes(30, 20, 3), 3, loss) if case == "holes" else cases.CASES[case].data(loss)
+    W, H = factors(data)
+    assert data.yardstick()(W * np.nan, H) == np.inf
+    W[0, 0] = np.nan
+    assert data.yardstick()(W, H) == np.inf
+
+
 def test_the_yardstick_does_not_cancel_where_little_is_left(bench):
     W, H = np.random.default_rng(0).random((30, 3)), np.random.default_rng(1).random((3, 20))
     data = bench["cases"].Data(W @ H, 3, "frobenius")

@@ -26,6 +26,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cases import CASES
 from jobs import install, load, run
@@ -73,6 +74,14 @@ def short() -> list[Job]:
     return [replace(job, limit=min(job.limit, 2.0)) for job in few]
 
 
+def measured(job: Job) -> dict[str, Any]:
+    """What the process of a job says last: an error is a result."""
+    try:
+        return measure(job)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         "benchmarks/solvers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -95,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks-solvers"))
     given = parser.parse_args()
     if given.what == "one":
-        return print(json.dumps(measure(Job(**json.loads(given.job)))))
+        return print(json.dumps(measured(Job(**json.loads(given.job)))))
     if given.pbmc:
         os.environ["BENCH_PBMC"] = str(given.pbmc.resolve(strict=True))
     console = Console(width=None if sys.stdout.isatty() else 170)

@@ -80,7 +80,7 @@ def _relative_error(X: Any, missing: bool) -> Callable[[np.ndarray, np.ndarray],
     size = np.square(X.data).sum() if sp.issparse(X) else np.nansum(np.square(X))
 
     def residual(W, H):
-        return sum(np.nansum(np.square(x - p)) for x, p in blocks(X, W, H)) / size
+        return sum(np.square(np.where(np.isnan(x), 0, x - p)).sum() for x, p in blocks(X, W, H)) / size
 
     def gram(W, H):
         return (size - 2 * ((X @ H.T) * W).sum() + ((W.T @ W) * (H @ H.T)).sum()) / size

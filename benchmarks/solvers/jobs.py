@@ -65,8 +65,8 @@ def one(job: Job) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             return found | {"error": f"killed after {most:g} s"}
     if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
-        return found | {"error": words[-1][:300]}
+        words = [line for line in done.stderr.splitlines() if line.strip()] or ["no word"]
+        return found | {"error": f"exit status {done.returncode}: {words[-1][:300]}"}
     return found | json.loads(done.stdout.splitlines()[-1])
 
 

@@ -97,7 +97,7 @@ def plots(out: Path, view: View) -> None:
     names = {(f["job"]["case"], f["job"]["loss"]) for f in view.results.values() if f["job"]["kind"] == "trace"}
     for case, loss in names:
         figure = Figure(figsize=(11, 4.5), layout="constrained")
-        for axes, dtype in zip(figure.subplots(1, 2, sharey=True), DTYPES, strict=True):
+        for axes, dtype in zip(figure.subplots(1, 2, sharex=True, sharey=True), DTYPES, strict=True):
             for s in SYSTEMS:
                 job = Job("trace", case, loss, s.name, dtype, 1, 0)
                 if (found := view.get(job)) is None:
