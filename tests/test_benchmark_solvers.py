@@ -241,7 +241,7 @@ def test_a_value_is_reached_at_the_first_look_within_a_share_of_the_best_of_all(
     never = view.reach(other, 1e-2)
     assert never.never
     assert never.seconds == 9.0
-    assert view.faster([job], [other], 1e-2) == ("never in 9 s : 2 s", 4.5)
+    assert view.faster([job], [other], 1e-2) == ("9 s, never : 2 s", 4.5)
 
 
 def test_every_claim_says_what_is_not_measured_and_is_judged_by_known_jobs(bench):

@@ -32,14 +32,18 @@ def write(out: Path, results: Results, rows: Sequence[Row], console: Console) ->
 
 
 def claims(view: View, rows: Sequence[Row]) -> Table:
-    table = Table(title="Claims, each with one thread unless it says otherwise", title_justify="left", show_lines=True)
+    table = Table(title="Claims, each with one thread unless it says otherwise", title_justify="left")
     for column in ("claim", "bar", "", "measured", ""):
         table.add_column(column, overflow="fold")
     for row in rows:
-        judged = row.judge(view)
-        verdict = {True: "yes", False: "NO", None: ""}
-        cells = ("\n".join(str(part) for part in each) for each in zip(*((j[0], j[1], verdict[j[2]]) for j in judged), strict=True))
-        table.add_row(f"{row.claim}\n(--row {row.name})", row.bar, *cells)
+        heads = [row.claim, f"  --row {row.name}"]
+        for at, (what, words, good) in enumerate(judged := row.judge(view)):
+            head = heads[at] if at < len(heads) else ""
+            verdict = {True: "yes", False: "NO", None: ""}[good]
+            table.add_row(head, row.bar if at == 0 else "", what, words, verdict)
+        for head in heads[len(judged) :]:
+            table.add_row(head)
+        table.add_section()
     return table
 
 

@@ -70,7 +70,7 @@ class View:
             return None
         ratio = statistics.median(b.seconds / max(a.seconds, 1e-9) for a, b in pairs)
         words = [
-            f"{'never in ' if any(r.never for r in side) else ''}{statistics.median(r.seconds for r in side):.3g} s"
+            f"{statistics.median(r.seconds for r in side):.3g} s{', never' if any(r.never for r in side) else ''}"
             for side in zip(*pairs, strict=True)
         ]
         some = "" if len(pairs) == len(ours) else f", {len(pairs)} of {len(ours)} starts"
@@ -180,9 +180,9 @@ def own_limits() -> tuple[list[Job], Callable[[View], Judged]]:
                     continue
                 limit = found["limit_value"]
                 r = reached[name, job.start] = view.reach(job, value=limit * (1 + 1e-6))
-                over = limit / view.best(job) - 1
+                over = max(0.0, limit / view.best(job) - 1)
                 words = f"{'never, ' if r.never else ''}{r.iterations} iterations, {r.seconds:.3g} s, "
-                words += f"limit {100 * over:.2f} % above the best"
+                words += f"best + {100 * over:.2f} %"
                 words += "" if found["limit_certificate"] <= 1e-8 else f" (certificate {found['limit_certificate']:.1g} only)"
                 good = not r.never and r.iterations <= 120 and over <= 5e-3
                 judged.append((what, words, good if name == "proxfactor" else None))
@@ -248,7 +248,7 @@ def simplex() -> tuple[list[Job], Callable[[View], Judged]]:
         end = min(row[4] for row in found["rows"]) * (1 + 1e-6)
         a, b = (view.reach(job, value=end) for job in (ours, theirs))
         ratio = b.seconds / max(a.seconds, 1e-9)
-        words = f"{ratio:.1f}x ({b.seconds:.3g} s : {'never in ' if a.never else ''}{a.seconds:.3g} s, error {end:.6g})"
+        words = f"{ratio:.1f}x ({b.seconds:.3g} s : {a.seconds:.3g} s{', never' if a.never else ''}, error {end:.6g})"
         return [("to proxmin's own end", words, ratio >= 100 and not a.never)]
 
     return [ours, theirs], judge
