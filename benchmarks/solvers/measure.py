@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from cases import CASES, Data
-from systems import as_tensor, proxfactor_sweeps, system
+from systems import as_tensor, proxfactor_sweeps, system, wait_for_all_kernels
 
 DENSE_LOOKS, GROWTH = 50, 1.03  # every iteration so far, then each that is 3 % later
 SWEEPS = 12  # stretches of iterations between two floors
@@ -183,12 +183,14 @@ def watched(job: Job, watch: Watch, data: Data, X: Any, start: Any, run: Callabl
 
 
 def warm(job: Job, data: Data, X: Any, start: Any, run: Callable | None = None) -> None:
-    """A first call of two iterations: what compiles has compiled."""
+    """A first call of two iterations; what compiles beside it has compiled."""
     watched(job, Watch(job.limit, job.threads, most=2, keep=False), data, X, start, run)
+    if system(job.system).module == "proxfactor":
+        wait_for_all_kernels(job.dtype)
 
 
 def trace(job: Job) -> dict[str, Any]:
-    """rows: (iteration, CPU, wall, passes, value). In a cold job nothing ran before."""
+    """rows: (iteration, CPU, wall, passes, value). It is a second call, with all kernels there; in a cold job it is the first."""
     begun = time.process_time(), time.perf_counter()
     getattr(importlib.import_module(system(job.system).module), "factorize", None)  # ours is loaded when first asked for
     loaded = time.process_time() - begun[0], time.perf_counter() - begun[1]

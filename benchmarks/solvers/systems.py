@@ -122,6 +122,21 @@ def proxfactor_sweeps(data, X, start, see, solver="auto"):
             see(state.W, state.H)
 
 
+def wait_for_all_kernels(dtype: str) -> None:
+    """Until every kernel of a solver is there, whether the first call asked for it or not."""
+    from pkgutil import iter_modules
+
+    import torch
+
+    from proxfactor import solvers
+    from proxfactor.compiled import wait_for_kernels
+
+    for module in iter_modules(solvers.__path__):
+        if module.name.endswith("_numba"):
+            with contextlib.suppress(AttributeError):  # it is not one that is fetched beside the work
+                wait_for_kernels(f"solvers.{module.name}", {"f32": torch.float32, "f64": torch.float64}[dtype])
+
+
 # ── peers ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
