@@ -70,7 +70,7 @@ def systems(view: View, results: Results, case: str, loss: str, dtype: str, thre
             continue
         found, cost = view.get(job), view.get(Job("sweep", case, loss, job.system, dtype, threads))
         reached = [view.reach(job, w) for w in WITHIN]
-        counts = [(r, "–" if r.passes is None else r.passes) for r in reached]
+        counts = [(r, "–" if r.passes is None else f"{r.passes:g}") for r in reached]
         cells = ["never" if r.never else f"{r.iterations} / {passes} / {r.seconds:.3g}" for r, passes in counts]
         over = min(row[4] for row in found["rows"]) / view.best(job) - 1
         each = cost[clock] if cost else found[clock] / max(1, found["iterations"])
@@ -88,6 +88,9 @@ def notes(out: Path, results: Results) -> list[str]:
     for (machine, versions), when in seen.items():
         known = ", ".join(f"{name} {version}" for name, version in json.loads(versions).items())
         lines.append(f"{len(when)} measurements on {machine}, {min(when)} to {max(when)}: {known}")
+    ours = {f["versions"].get("proxfactor") for f in results.values() if f["job"]["system"].startswith("proxfactor")}
+    if len(ours) > 1:
+        lines.append(f"Ours are of {len(ours)} revisions: run with --fresh --system proxfactor before you compare.")
     if (out / "peers.json").exists():
         lines += [f"{peer} could not be installed: {word}" for peer, word in json.loads((out / "peers.json").read_text()).items()]
     return lines

@@ -157,7 +157,7 @@ def few_passes() -> tuple[list[Job], Callable[[View], Judged]]:
             if not found:
                 judged.append(view.missing(what, *each))
                 continue
-            words = ", ".join("never" if r.never else str(r.passes) for r in found)
+            words = ", ".join("never" if r.never else "–" if r.passes is None else f"{r.passes:g}" for r in found)
             good = all(not r.never and r.passes is not None and r.passes <= 8 for r in found)
             judged.append((what, words, good if name == "proxfactor" else None))
         return judged

@@ -90,7 +90,7 @@ def proxfactor(data, X, start, see, solver="auto"):
         looks += 1
         at = int(progress.row["iteration"])
         passes = progress.row.get("passes", 2 * at + 2 * looks)  # where the fit does not count: two for a certificate
-        see(progress.W, progress.H, iteration=at, passes=passes)
+        see(progress.W, progress.H, iteration=at, passes=int(passes))
 
     factorize(
         X, data.rank, **constraints(data), loss=data.loss, solver=solver, init="auto" if start is None else start,
