@@ -1,10 +1,11 @@
 # Two commands do everything on a machine with Python 3.11 or later: `make demo` and `make test`.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint bench docs clean
+.PHONY: demo test test-all lint bench bench-solvers docs clean
 
 demo: $(VENV)/demo
 	$(BIN)/proxfactor demo
@@ -24,16 +25,26 @@ bench: $(VENV)/demo
 	$(BIN)/python benchmarks/prox.py
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/optimizers hardest
+	$(BIN)/python benchmarks/solvers short --fresh
+
+bench-solvers: $(PEERS)/ready
+	$(PEERS)/bin/python benchmarks/solvers $(BENCH)
 
 docs: $(VENV)/demo
 	$(BIN)/python docs/make.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(PEERS) demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "proxfactor needs Python 3.11 or later; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+
+$(PEERS)/ready: $(VENV)/bin/python pyproject.toml constraints.txt benchmarks/solvers/systems.py
+	$(VENV)/bin/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(PEERS)/bin/python benchmarks/solvers install
+	touch $@
 
 $(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) -e .
