@@ -44,7 +44,7 @@ def test_the_products_that_it_keeps_are_the_products(kind):
     for _ in range(40):
         state = solver.step(problem, state)
         assert isinstance(state, Momentum)
-        H, W, _, _ = state.products
+        H, W, _ = state.products
         fresh = Problem(problem.X, "frobenius", "nonneg", "nonneg + l1(0.1)")
         torch.testing.assert_close(H.C, fresh.normal(state.H.mT).C, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(W.G, fresh.T.normal(state.W).G, rtol=1e-9, atol=1e-9)
@@ -65,20 +65,19 @@ def test_a_sweep_certificate_and_value_cost_two_passes_over_the_data():
 
 def test_what_is_kept_of_a_factor_is_forgotten_when_it_is_written_to():
     problem = Problem(data("dense"), "frobenius", "nonneg", "nonneg")
-    W, H = begin(problem)
+    _, H = begin(problem)
     before = problem.normal(H.mT).C.clone()
     H.mul_(2)
     torch.testing.assert_close(problem.normal(H.mT).C, 2 * before)
 
 
 def test_it_refuses_other_losses_and_ties_and_says_what_to_use():
-    with pytest.raises(ValueError, match="squared error.*HALS"):
+    with pytest.raises(ValueError, match=r"squared error.*HALS"):
         factorize(data("dense"), 3, W="nonneg", H="nonneg", loss="kl", solver="extrapolated")
 
 
 def test_it_takes_every_solver_and_goes_where_that_goes():
     X = datasets.planted(40, 30, 3, seed=1)[0]
-    for solver in (HALS(), PALM()):
-        ahead = factorize(X, 3, W="nonneg", H="simplex(dim=0)" if solver.inner else "nonneg", solver=Extrapolated(solver), max_iter=3000)
-        plain = factorize(X, 3, W="nonneg", H="simplex(dim=0)" if solver.inner else "nonneg", solver=solver, max_iter=3000)
+    for solver, H in ((HALS(), "nonneg"), (PALM(), "simplex(dim=0)")):
+        ahead, plain = (factorize(X, 3, W="nonneg", H=H, solver=how, max_iter=3000) for how in (Extrapolated(solver), solver))
         assert ahead.error <= plain.error * 1.01 + 1e-6

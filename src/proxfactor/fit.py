@@ -60,8 +60,8 @@ class Result:
     """The factors X ≈ W H with the story of the fit. W (m, k) and H (k, n) come in the form in which X was given.
 
     ``history`` has a row for each look at the fit: iteration, seconds, passes over X (a product with a thin matrix is one),
-    loss, certificate_W, certificate_H (NaN where an operator is inexact). ``violation`` says how far outside its constraint each factor is, ``error`` is ‖X - WH‖ / ‖X‖ on
-    the data, ``status`` says in words how the fit ended and what to do.
+    loss, certificate_W, certificate_H (NaN where an operator is inexact). ``violation`` says how far outside its constraint
+    each factor is, ``error`` is ‖X - WH‖ / ‖X‖ on the data, ``status`` says in words how the fit ended and what to do.
     """
 
     factors: tuple[Tensor, Tensor]

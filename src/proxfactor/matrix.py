@@ -86,7 +86,8 @@ class Matrix(ABC):
         if w is None:
             return torch.linalg.vector_norm(x, dtype=torch.float64).square()
         few = max(1, 2**20 * len(x) // max(1, x.numel()))  # so that float64 copies of them do not count
-        return sum(((a.double().square() * c).sum() for a, c in zip(x.split(few), w.split(few), strict=True)), x.new_zeros(()).double())
+        parts = [(a.double().square() * c).sum() for a, c in zip(x.split(few), w.split(few), strict=True)]
+        return sum(parts, x.new_zeros((), dtype=torch.float64))
 
     def blocks(self, row_bytes: int, size: int = BLOCK) -> Iterator[tuple[slice, Matrix]]:
         """(rows, those rows as a Matrix), so many at a time that ``row_bytes`` of temporaries for each fit into ``size``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,9 +15,9 @@ _LANES = 64  # rows side by side: the innermost loop is over them, and needs no 
 
 def load(dtype: torch.dtype) -> Callable:
     """``passes`` for a dtype, compiled."""
-    x = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
-    kinds = (x[:, ::1], x[:, :], x[:, :], x[:, ::1], x[::1], numba.int64, numba.int64, numba.int64)
-    compiled = kernel(numba.void(*kinds), fastmath={"reassoc", "contract", "arcp", "nsz"})(_passes)
+    x = {torch.float32: "float32", torch.float64: "float64"}[dtype]
+    signature = f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,::1], {x}[::1], int64, int64, int64)"
+    compiled = kernel(signature, fastmath={"reassoc", "contract", "arcp", "nsz"})(_passes)
     tiny = torch.finfo(dtype).tiny
 
     def passes(A: Tensor, C: Tensor, G: Tensor, elastic: tuple[float, float, float, float], inner: int) -> Tensor:

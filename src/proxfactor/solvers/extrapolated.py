@@ -21,7 +21,7 @@ class Momentum(State):
     """A State with the iterate before, the products of X with both, and how far ahead of them to look."""
 
     before: tuple[Tensor, Tensor] = ()  # type: ignore[assignment]  # W, Hᵀ of the sweep before
-    products: tuple[Quadratic, ...] = ()  # the models for Hᵀ and W now, and of the sweep before
+    products: tuple[Quadratic, ...] = ()  # the models for Hᵀ and W, and for the Hᵀ of the sweep before
     numbers: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -68,25 +68,25 @@ class Extrapolated(Alternating):
         assert isinstance(state, Momentum)
         p, t, s = problem, problem.T, state
         W, Ht, (W0, Ht0), beta = s.W, s.H.mT, s.before, s.numbers["beta"]
-        if p.shared and not s.products:
-            s.products = (p.normal(Ht), t.normal(W)) * 2
         ahead_H = _ahead(Ht, Ht0, beta)
         if p.shared:
-            XH, XW, XH0, XW0 = s.products
-            p.know(ahead_H, _ahead(XH.C, XH0.C, beta))
+            XH, XW, XH0 = s.products or (p.normal(Ht), None, None)
+            if XH0:
+                p.know(ahead_H, _ahead(XH.C, XH0.C, beta))
         new_W = self.half(p, _ahead(W, W0, beta), ahead_H, s.w)
         ahead_W = _ahead(new_W, W, beta)
         if p.shared:
             new_XW = t.normal(new_W)
-            t.know(ahead_W, _ahead(new_XW.C, XW.C, beta))
+            if XW:  # else it is the first sweep, and nothing is ahead
+                t.know(ahead_W, _ahead(new_XW.C, XW.C, beta))
         new_Ht = self.half(t, ahead_H, ahead_W, s.h)
         good, numbers = _judged(s.numbers, p.quick_value(new_W, new_Ht.mT), _rounding(p))
         s.before = W, Ht  # after a failure they stay where they were, and nothing is ahead
         W, Ht = _either(good, (new_W, new_Ht), (W, Ht))
         if p.shared:
-            new_XH = p.normal(new_Ht)
+            new_XH, XW = p.normal(new_Ht), XW or new_XW
             GH, CH, GW, CW = _either(good, (new_XH.G, new_XH.C, new_XW.G, new_XW.C), (XH.G, XH.C, XW.G, XW.C))
-            s.products = (p.know(Ht, CH, GH), t.know(W, CW, GW), XH, XW)
+            s.products = (p.know(Ht, CH, GH), t.know(W, CW, GW), XH)
         s.W, s.H, s.numbers, s.sweep = W, Ht.mT, numbers, s.sweep + 1
         return s
 
