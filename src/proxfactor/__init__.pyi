@@ -183,8 +183,8 @@ from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
 from .solvers import HALS as HALS
 from .solvers import PALM as PALM
-from .solvers import Extrapolated as Extrapolated
 from .solvers import Alternating as Alternating
+from .solvers import Extrapolated as Extrapolated
 from .solvers import LossADMM as LossADMM
 from .solvers import Solver as Solver
 from .solvers import State as State

@@ -396,8 +396,8 @@ class _Loop:
 
     def _look(self) -> Row:
         W, H = self.iterate()
-        ask = self.problem.certificate(W, H) if self.problem.loss.smooth else self.solver.residual(self.problem, self.state)
-        loss, (w, h) = self.problem.value(W, H), ask
+        loss, here = self.problem.value(W, H), dataclasses.replace(self.state, W=W, H=H)
+        w, h = self.problem.certificate(W, H) if self.problem.loss.smooth else self.solver.residual(self.problem, here)
         self.loss, w, h = torch.stack([loss, w, h]).tolist()
         if not math.isfinite(self.loss):
             raise ArithmeticError(

@@ -117,10 +117,11 @@ class LossADMM(Alternating):
     def _towards(self, p: Problem, V: Tensor, A: Tensor, B: Tensor, rho: Tensor) -> Tensor:
         """A better A for ρ/2 ‖A Bᵀ - V‖² over the cells that are data."""
         there = _there(p.X)
-        mask = p.X.like(torch.ones_like(V))
-        mask.weight = None if bool(there.all()) else there.to(V)
+        if "_mask" not in p.__dict__:  # kept: which rows' Gram matrices differ by how much is worked out once
+            p.__dict__["_mask"] = p.X.like(torch.ones_like(V))
+            p.__dict__["_mask"].weight = None if bool(there.all()) else there.to(V)
         p.read()
-        G, C = p.cols.sum(mask.gram(B), p.X.like(torch.where(there, V, 0.0)) @ B)
+        G, C = p.cols.sum(p.__dict__["_mask"].gram(B), p.X.like(torch.where(there, V, 0.0)) @ B)
         return self.rows(p.prox_W, Quadratic(rho * G, rho * C), A, {})
 
     def _split(self, p: Problem, pred: Tensor, memory: Memory, rho: Tensor) -> None:
