@@ -370,7 +370,8 @@ class _Loop:
             best = min(best[0], self.loss), min(best[1], certificate if certificate == certificate else math.inf)
             still = 0 if moved else still + 1
             if not self.stopped:
-                self.stopped = "stalled" if still >= 5 else "max_iter" if at >= self.max_iter else ""
+                patience = 5 if self.problem.loss.smooth else 25  # a residual rises and falls on its way
+                self.stopped = "stalled" if still >= patience else "max_iter" if at >= self.max_iter else ""
 
     def _finish(self) -> None:
         """Put W as transform gives it in the place of the iterate, if that is no worse, and judge that point.
