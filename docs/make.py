@@ -1,9 +1,10 @@
-"""Writes operators.md, the table of all operators, and a picture for each part of it: python docs/make.py (or make docs)."""
+"""Writes operators.md with a picture for each part of it, and the table in losses.md: python docs/make.py (or make docs)."""
 
 from pathlib import Path
 
 import torch
 
+from proxfactor.losses.table import table
 from proxfactor.prox import Prox
 from proxfactor.prox.sums import FIRST, LAST, _sparse_sphere
 from proxfactor.prox.table import HEAD, SECTIONS, row, sections
@@ -168,9 +169,16 @@ def adding():
     ]
 
 
+def losses():
+    """losses.md, its table written anew."""
+    before, _, after = (HERE / "losses.md").read_text(encoding="utf-8").split("<!-- table -->\n")
+    return "<!-- table -->\n".join([before, "\n".join(table()) + "\n", after])
+
+
 def main():
     drawn = {name for name, kinds in ours().items() if picture(name, kinds)}
     (HERE / "operators.md").write_text(page(drawn), encoding="utf-8")
+    (HERE / "losses.md").write_text(losses(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -49,12 +49,13 @@ def test_every_solver_has_a_row_in_how_to_choose():
             assert f"`{solver.__name__}(" in rows
 
 
-def test_the_table_of_operators_is_what_the_classes_say():
+def test_the_tables_of_operators_and_losses_are_what_the_classes_say():
     sys.path.insert(0, str(ROOT / "docs"))
     try:
         import make
     finally:
         sys.path.pop(0)
+    assert (ROOT / "docs" / "losses.md").read_text(encoding="utf-8") == make.losses(), "run make docs"
     pictures = {p.stem for p in (ROOT / "docs" / "operators").glob("*.svg")}
     assert (ROOT / "docs" / "operators.md").read_text(encoding="utf-8") == make.page(pictures), "run make docs"
 

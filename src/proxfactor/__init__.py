@@ -25,13 +25,16 @@ _HOME = {
         TotalVariation TotalVariationImage Translated TransportPolytope Transposed TreeGroups TrendFilter
         TruncatedSquare Unconstrained Unimodal as_prox
     """,
-    "losses": "KL Frobenius Loss as_loss",
+    "losses": """
+        KL AbsoluteError Beta ByColumn ByRow Frobenius FunctionLoss HingeLoss HuberLoss ItakuraSaito LogisticLoss Loss
+        Multinomial NegativeBinomial Ordinal PinballLoss PoissonLog as_loss
+    """,
     "comm": "Comm Group",
     "matrix": "Dense Matrix Observed Sparse Table as_matrix",
     "optim": "APGM BSDMM NPG PGM AdaProx DavisYin ProxAdam ProxDoWG ProxLBFGS ProxOptimizer Proximal Residual",
     "modules": "Compacted compact constrain param_groups",
     "problem": "Problem Quadratic Tie",
-    "solvers": "HALS PALM Alternating Extrapolated Solver State",
+    "solvers": "HALS PALM Alternating Extrapolated LossADMM Solver State",
     "fit": "Result factorize",
     "io": "load read save",
 }

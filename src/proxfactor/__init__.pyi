@@ -11,8 +11,22 @@ from .io import load as load
 from .io import read as read
 from .io import save as save
 from .losses import KL as KL
+from .losses import AbsoluteError as AbsoluteError
+from .losses import Beta as Beta
+from .losses import ByColumn as ByColumn
+from .losses import ByRow as ByRow
 from .losses import Frobenius as Frobenius
+from .losses import FunctionLoss as FunctionLoss
+from .losses import HingeLoss as HingeLoss
+from .losses import HuberLoss as HuberLoss
+from .losses import ItakuraSaito as ItakuraSaito
+from .losses import LogisticLoss as LogisticLoss
 from .losses import Loss as Loss
+from .losses import Multinomial as Multinomial
+from .losses import NegativeBinomial as NegativeBinomial
+from .losses import Ordinal as Ordinal
+from .losses import PinballLoss as PinballLoss
+from .losses import PoissonLog as PoissonLog
 from .losses import as_loss as as_loss
 from .matrix import Dense as Dense
 from .matrix import Matrix as Matrix
@@ -171,6 +185,7 @@ from .solvers import HALS as HALS
 from .solvers import PALM as PALM
 from .solvers import Alternating as Alternating
 from .solvers import Extrapolated as Extrapolated
+from .solvers import LossADMM as LossADMM
 from .solvers import Solver as Solver
 from .solvers import State as State
 

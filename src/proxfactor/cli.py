@@ -303,6 +303,24 @@ def operators() -> int:
     return DONE
 
 
+@app.command
+def losses() -> int:
+    """The losses that --loss takes, and the data that each is for."""
+    from .losses import Loss
+    from .losses.table import row
+
+    for kind in Loss.catalogue():
+        name, short, data, formula, *_ = row(kind)
+        print(f"{name}{f' ({short})' if short else ''}: {formula}\n    {data}")
+    print(EXAMPLE)
+    return DONE
+
+
+EXAMPLE = """
+Parameters go into brackets, columns by name, number or range into bycolumn:
+--loss "huber(0.5)", --loss "bycolumn({'age': huber(5), '3:7': logistic}, rest=kl)"
+"""
+
 LEGEND = """
 couples  the entries that depend on each other: none, those along dim, of a
          matrix, all; as g: those that the operator inside couples

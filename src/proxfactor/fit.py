@@ -118,7 +118,7 @@ class Result:
         """
         W, H = self.factors
         at_row, at_col = numbers_of(rows, self.rows, len(W), "row"), numbers_of(cols, self.cols, H.shape[1], "column")
-        pred = self.loss.mean(W[at_row] @ H[:, at_col])
+        pred = self.loss.take(at_row, 0).take(at_col, 1).mean(W[at_row] @ H[:, at_col])
         names = [None if names is None else names[at] for names, at in ((self.rows, at_row), (self.cols, at_col))]
         return give_back(pred, self.form, *names)
 
@@ -371,7 +371,8 @@ class _Loop:
             best = min(best[0], self.loss), min(best[1], certificate if certificate == certificate else math.inf)
             still = 0 if moved else still + 1
             if not self.stopped:
-                self.stopped = "stalled" if still >= 5 else "max_iter" if at >= self.max_iter else ""
+                patience = 5 if self.problem.loss.smooth else 25  # a residual rises and falls on its way
+                self.stopped = "stalled" if still >= patience else "max_iter" if at >= self.max_iter else ""
 
     def _revive(self) -> bool:
         """Give components that vanished the worst fitted rows of X as their h, with w = 0, which changes no value.
@@ -426,7 +427,8 @@ class _Loop:
 
     def _look(self) -> Row:
         W, H = self.iterate()
-        loss, (w, h) = self.problem.value(W, H), self.problem.certificate(W, H)
+        loss, here = self.problem.value(W, H), dataclasses.replace(self.state, W=W, H=H)
+        w, h = self.problem.certificate(W, H) if self.problem.loss.smooth else self.solver.residual(self.problem, here)
         self.loss, w, h = torch.stack([loss, w, h]).tolist()
         if not math.isfinite(self.loss):
             raise ArithmeticError(
@@ -486,14 +488,14 @@ def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> T
 
 
 def _first_rows(problem: Problem, B: Tensor) -> Tensor:
-    """The minimiser of the penalty nearest 0; for other losses equal components that predict each row's sum."""
+    """The minimiser of the penalty nearest 0; where predictions must be positive, equal components that predict each row's sum."""
     X, prox = problem.X, problem.prox_W
     zero = torch.zeros(X.shape[0], B.shape[1], dtype=B.dtype, device=B.device)
-    if problem.loss.quadratic:
+    if problem.loss.real:
         return prox.rest(zero)
     ones = torch.ones_like(zero)
     w = torch.ones_like(X.entries()) if X.weight is None else X.weight
-    data = X.sums(w * X.entries())
+    data = X.sums(w * problem.targets)
     pred = X.sums((w - X.background) * X.predict(ones, B)) + X.background * B.sum()
     data, pred = problem.cols.sum(data, pred)
     A = prox(torch.where(pred > 0, data / pred, 0.0)[:, None].expand_as(ones).clone(), 0.0)
@@ -512,7 +514,7 @@ def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any) -> tuple[Table, Proble
             )
         return X.table, X
     table = as_table(X, weight)
-    return table, Problem(table.matrix, "frobenius" if loss is None else loss, W, H)  # type: ignore[arg-type]
+    return table, Problem(table, "frobenius" if loss is None else loss, W, H)  # type: ignore[arg-type]
 
 
 def _rank(rank: int | None, init: Any) -> int:
@@ -554,6 +556,8 @@ def _fits(problem: Problem, rank: int) -> list[str]:
             )
     for note in notes:
         warnings.warn(note, stacklevel=4)
+    if not problem.loss.smooth:
+        notes.append(f"{problem.loss!r} has kinks: the certificate is the solver's primal-dual residual.")
     for name, prox in (("W", problem.prox_W), ("H", problem.prox_H)):
         if not prox.exact:
             nothing = "minimises nothing known: no certificate, its own term counts 0, and transform may differ"
@@ -636,6 +640,9 @@ def _status(loop: _Loop, problem: Problem) -> str:
         return f"Stopped by the callback after {n} iterations: {has}, tol is {loop.tol:g}."
     if worst != worst:
         return f"Stopped after {n} iterations: the loss falls by less than {HARDLY:g} of itself, and no certificate can be given."
+    if not problem.loss.smooth:
+        way = "go on with init=result, or raise tol"
+        return f"Stopped after {n} iterations: {has}, above tol {loop.tol:g}, falls no further; {way}."
     way = "raise tol, or use float64" if kind != "float64" else "raise tol"
     rest = f"{has}, above tol {loop.tol:g}: rounding is the limit; {way}."
     return f"Stopped after {n} iterations: the loss no longer moves in {kind}; {rest}"

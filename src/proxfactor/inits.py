@@ -134,7 +134,7 @@ def _mostly_known(problem: Problem) -> bool:
 
 
 def _signed_data(problem: Problem) -> bool:
-    (low,) = problem.rows.sum((problem.X.entries() < 0).any().double())
+    (low,) = problem.rows.sum((problem.targets < 0).any().double())
     return bool(problem.cols.sum(low)[0] > 0)
 
 
@@ -476,7 +476,7 @@ def _products(problem: Problem, A: Tensor, B: Tensor) -> tuple[Tensor, ...]:
         X, a, b = part.X, A[r].double(), B.double()
         pred = X.predict(a, b)
         w = torch.ones((), dtype=torch.float64, device=pred.device) if X.weight is None else X.weight.double()
-        top = top + (w * X.entries().double() * pred).sum()
+        top = top + (w * part.targets.double() * pred).sum()
         below = below + ((w - X.background) * pred.square()).sum()
         below = below + X.background * ((a.mT @ a) * (b.mT @ b)).sum() if X.background else below
     return problem.cols.sum(top, below)

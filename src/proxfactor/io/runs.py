@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..losses import Loss
+from ..losses import FunctionLoss, Loss
 from ..prox import Function, Prox
 from .files import existing_folder, first_line, shown, whole_folder
 from .tables import arrow_file, to_arrow
@@ -204,7 +204,7 @@ def load(path: str | os.PathLike[str]) -> Result:
     with _part(name, "run.json"):
         return Result(
             factors=(tensors["W"], tensors["H"]),
-            loss=Loss.parse(run["loss"], _held(tensors, "loss")),
+            loss=_loss(run["loss"], _held(tensors, "loss")),
             prox_W=_operator(run["prox_W"], _held(tensors, "prox_W")),
             prox_H=_operator(run["prox_H"], _held(tensors, "prox_H")),
             solver=Solver.parse(run["solver"], _held(tensors, "solver")),
@@ -280,8 +280,13 @@ def _operator(text: str, tensors: dict[str, Tensor]) -> Prox:
     return Function(_lost(own[1])) if own else Prox.parse(text, tensors)
 
 
+def _loss(text: str, tensors: dict[str, Tensor]) -> Loss:
+    own = re.fullmatch(r"FunctionLoss\((.*)\)", text, re.DOTALL)
+    return FunctionLoss(_lost(own[1])) if own else Loss.parse(text, tensors)
+
+
 def _lost(name: str) -> Any:
-    def lost(x: Tensor) -> Tensor:
+    def lost(*given: Tensor) -> Tensor:
         raise ValueError(f"the run was fitted with the function {name}, which no file holds; fit again with that function")
 
     lost.__qualname__ = name

@@ -7,12 +7,18 @@ from .base import Alternating, Memory, Passes, Solver, State
 from .extrapolated import Extrapolated
 from .hals import HALS
 from .palm import PALM
+from .residual import LossADMM
 
-__all__ = ["HALS", "PALM", "Alternating", "Extrapolated", "Memory", "Passes", "Solver", "State", "as_solver", "auto"]
+__all__ = ["HALS", "PALM", "Alternating", "Extrapolated", "LossADMM", "Memory", "Passes", "Solver", "State", "as_solver", "auto"]
 
 
 def auto(problem: Problem) -> Alternating:
-    """The solver for a problem: HALS, extrapolated where the loss is quadratic; PALM where an operator couples components."""
+    """The solver for a problem: HALS, extrapolated where the loss is quadratic.
+
+    PALM where an operator couples components, LossADMM where the loss has kinks.
+    """
+    if not problem.loss.smooth:
+        return LossADMM()
     if problem.prox_W.couples(1) or problem.prox_H.couples(0):
         return PALM()
     return Extrapolated(HALS()) if problem.loss.quadratic and not problem.ties and _convex(problem) else HALS()
@@ -29,5 +35,8 @@ def as_solver(spec: Any, problem: Problem) -> Alternating:
     if not isinstance(solver, Alternating):
         hint = f"write {spec.__name__}()" if isinstance(spec, type) else "a Solver such as HALS(), its name, or 'auto'"
         raise TypeError(f"given {spec!r}, an alternating solver is needed: {hint}")
+    if not problem.loss.smooth and not solver.kinks:
+        way = "use solver='auto', or a smooth loss: huber(0.1)"
+        raise ValueError(f"{problem.loss!r} has kinks, which {solver!r} does not take; {way}")
     solver.check(problem)
     return solver

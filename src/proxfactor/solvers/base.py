@@ -33,9 +33,16 @@ class Solver(Spelled, ABC):
 
     syncs: ClassVar[bool] = False
     """Whether a sweep asks the device for numbers."""
+    kinks: ClassVar[bool] = False
+    """Whether it takes losses with kinks."""
 
     def check(self, problem: Problem) -> None:
         """Raises ValueError if this solver cannot take the problem, and names one that can."""
+
+    def residual(self, problem: Problem, state: State) -> tuple[Tensor, Tensor]:
+        """How far from stationary W and H are where the loss has kinks, and so no certificate: NaN, if nothing is known."""
+        unknown = torch.full((), torch.nan, dtype=torch.float64, device=state.W.device)
+        return unknown, unknown
 
     def init(self, problem: Problem, W: Tensor, H: Tensor) -> State:
         """The State that starts at W and H, which stay untouched."""
@@ -81,7 +88,7 @@ class Alternating(Solver):
 
     def _block(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         q = p.model(A, B)
-        if p.loss.quadratic:
+        if p.majorised(A.shape[1]):
             return self.rows(p.prox_W, q, A, memory)
         return self._guarded(p, q, A, B, memory)
 
@@ -97,8 +104,8 @@ class Alternating(Solver):
         rounding = 8 * torch.finfo(A.dtype).eps * (before.abs() + (q.apply(A) * A).sum(1))
         q = q.damped(damping, A)
         new = self.rows(p.prox_W, q, A, memory)
-        over = p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A))
-        spare = (q.apply(new - A) * (new - A)).sum(1) / 4  # what half the curvature would have promised less
+        over = p.loss.joined(p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A)))
+        spare = p.loss.joined((q.apply(new - A) * (new - A)).sum(1) / 4)  # what half the curvature would have promised less
         kept, easy = ((o.sum().expand_as(o) if p.prox_W.couples(0) else o)[:, None] <= 0 for o in (over, over + spare))
         memory["damping"] = torch.where(kept, torch.where(easy, damping / 2, damping).clamp(min=1), damping * 2)
         return torch.where(kept, new, A)
