@@ -167,6 +167,8 @@ from .prox import TruncatedSquare as TruncatedSquare
 from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
+from .solvers import ADMM as ADMM
+from .solvers import APG as APG
 from .solvers import HALS as HALS
 from .solvers import PALM as PALM
 from .solvers import Extrapolated as Extrapolated

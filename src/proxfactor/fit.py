@@ -220,7 +220,7 @@ def factorize(
         weight: a number for each cell of X, not negative; 0 means no data.
         init: "auto", "nnsvd", "random", "svd", "spa", "vca" or "kmeans++" (see ``inits.start``), a pair (W, H) with None or NaN for
             what is not known, or a Result to go on from, of this rank or another.
-        solver: "auto", "hals", "palm", or a Solver.
+        solver: "auto", "hals", "apg", "admm", "palm", or a Solver.
         max_iter: the most sweeps over both factors.
         tol: the certificate (``Problem.certificate``) at which the fit has converged.
         seed: of what is drawn: the same seed gives the same result. Restarts take init="random" and other seeds.

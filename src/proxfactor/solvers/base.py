@@ -134,3 +134,17 @@ def forget_empty(q: Quadratic, A: Tensor, prox: Prox) -> Tensor:
         return A
     empty = (q.diag == 0).all(1, keepdim=True) & (q.C == 0).all(1, keepdim=True)
     return torch.where(empty, 0.0, A)
+
+
+def lowest(prox: Prox, q: Quadratic, A: Tensor, *others: Tensor) -> Tensor:
+    """A, or what of the others has a lower q + prox's term: row by row where that is a set that does not couple rows."""
+    apart = prox.is_set and not prox.couples(0)
+    slope = q.grad(A)
+    for B in others:
+        other = q.grad(B)
+        gain = ((slope + other).double() * (B - A).double()).sum(1, keepdim=True) / 2  # q(B) - q(A), where they hardly differ
+        if not apart:
+            gain = gain.sum() if prox.is_set else gain.sum() + prox.value(B) - prox.value(A)
+        lower = gain <= 0
+        A, slope = torch.where(lower, B, A), torch.where(lower, other, slope)
+    return A
