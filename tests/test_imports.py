@@ -13,7 +13,7 @@ SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
     {"text", "prox", "losses", "comm", "compiled", "serve"},
     {"matrix", "optim", "modules", "datasets"},
-    {"problem", "freed", "inits"},
+    {"problem", "freed", "inits", "ties"},
     {"solvers"},
     {"fit"},
     {"io", "metrics", "selection"},

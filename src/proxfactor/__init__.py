@@ -31,6 +31,7 @@ _HOME = {
     "optim": "APGM BSDMM NPG PGM AdaProx DavisYin ProxAdam ProxDoWG ProxLBFGS ProxOptimizer Proximal Residual",
     "modules": "Compacted compact constrain param_groups",
     "problem": "Problem Quadratic Tie",
+    "ties": "ARD GraphLaplacian MinVolume Orthogonal Symmetric",
     "solvers": "ADMM APG HALS PALM Alternating Extrapolated Solver State",
     "fit": "Result factorize",
     "io": "load read save",

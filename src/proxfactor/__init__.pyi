@@ -175,6 +175,11 @@ from .solvers import Extrapolated as Extrapolated
 from .solvers import Alternating as Alternating
 from .solvers import Solver as Solver
 from .solvers import State as State
+from .ties import ARD as ARD
+from .ties import GraphLaplacian as GraphLaplacian
+from .ties import MinVolume as MinVolume
+from .ties import Orthogonal as Orthogonal
+from .ties import Symmetric as Symmetric
 
 __version__: str
 __all__: list[str]

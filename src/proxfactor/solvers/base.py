@@ -97,7 +97,8 @@ class Alternating(Solver):
         rounding = 8 * torch.finfo(A.dtype).eps * (before.abs() + (q.apply(A) * A).sum(1))
         q = q.damped(damping, A)
         new = self.rows(p.prox_W, q, A, memory)
-        over = p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A))
+        ties = [(t.value(new) - t.value(A)) for t in (tie.model(A, B) for tie in p.ties)]  # their share of the promise
+        over = p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A)) + sum(ties)
         spare = (q.apply(new - A) * (new - A)).sum(1) / 4  # what half the curvature would have promised less
         kept, easy = ((o.sum().expand_as(o) if p.prox_W.couples(0) else o)[:, None] <= 0 for o in (over, over + spare))
         memory["damping"] = torch.where(kept, torch.where(easy, damping / 2, damping).clamp(min=1), damping * 2)
