@@ -16,7 +16,7 @@ FLOORS = [
     {"problem", "freed", "inits", "ties"},
     {"solvers"},
     {"fit"},
-    {"io", "metrics", "selection"},
+    {"io", "metrics", "selection", "archetypes"},
     {"estimators", "ratings", "report"},
     {"cli", "__main__"},
 ]

@@ -143,7 +143,7 @@ def test_a_heavy_graph_makes_neighbours_alike_and_leaves_other_groups_apart():
     S = np.kron(np.eye(2), np.ones((10, 10)))
     X = np.repeat(r.random((2, 15)), 10, axis=0) + 0.1 * r.random((20, 15))
     for form in (S, sp.csr_matrix(S), torch.tensor(S)):
-        W = factorize(X, 2, W="nonneg", H="simplex(dim=1)", ties=GraphLaplacian(form, 100.0), max_iter=60).W
+        W = factorize(X, 2, W="nonneg", H="simplex(dim=1)", ties=GraphLaplacian(form, 3.0), max_iter=20).W
         assert max(W[:10].std(0).max(), W[10:].std(0).max()) < 1e-2 * W.max()
         assert np.abs(W[0] - W[15]).max() > 0.1 * W.max()
 
@@ -220,7 +220,7 @@ def test_what_scale_can_evade_and_what_transform_leaves_out_is_said():
 
 def test_a_tie_on_h_leaves_w_what_transform_gives():
     X = data("dense").entries().numpy()
-    result = factorize(X, 3, W="simplex(dim=1)", H="nonneg", ties=MinVolume(0.1), tol=1e-4, max_iter=300)
+    result = factorize(X, 3, W="simplex(dim=1)", H="nonneg", ties=MinVolume(0.1), tol=1e-3, max_iter=100)
     np.testing.assert_allclose(result.transform(X), result.W, atol=1e-6)
 
 

@@ -34,6 +34,7 @@ _HOME = {
     "ties": "ARD GraphLaplacian MinVolume Orthogonal Symmetric",
     "solvers": "ADMM APG HALS PALM Alternating Extrapolated Solver State",
     "fit": "Result factorize",
+    "archetypes": "Archetypes archetypal_analysis",
     "io": "load read save",
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)

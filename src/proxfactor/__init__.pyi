@@ -3,6 +3,8 @@ from . import datasets as datasets
 from . import inits as inits
 from . import metrics as metrics
 from . import report as report
+from .archetypes import Archetypes as Archetypes
+from .archetypes import archetypal_analysis as archetypal_analysis
 from .comm import Comm as Comm
 from .comm import Group as Group
 from .fit import Result as Result
