@@ -358,7 +358,7 @@ REFUSED = {
     "fit x.npy -k 2 --W \"__import__('os')\"": "unknown prox '__import__'",
     "fit x.npy -k 2 --loss klb": "unknown loss 'klb'; did you mean KL?",
     "fit x.npy -k 2 --solver hal": "unknown solver 'hal'; did you mean HALS",
-    "fit x.npy -k 2 --solver hals --W 'simplex(dim=1)'": "Simplex(dim=1) on W couples them; use solver='palm'",
+    "fit x.npy -k 2 --solver hals --W 'simplex(dim=1)'": "Simplex(dim=1) on W couples them; use solver='apg'",
     "fit x.npy -k 2 --init rnadom": "--init 'rnadom' is no start and no run folder; did you mean random?",
     "fit x.npy -k 2 --init no/run": "spa, vca, kmeans++ or the folder that a fit wrote",
     "fit x.npy --init foreign": "foreign: there is no run.json",

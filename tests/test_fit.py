@@ -451,7 +451,7 @@ def test_fixed_entries_stay_and_the_rest_is_fitted():
         ({"loss": "kll"}, ValueError, "did you mean KL"),
         ({"W": "nonegative"}, ValueError, "did you mean NonNegative"),
         ({"solver": "half"}, ValueError, "did you mean HALS"),
-        ({"solver": "hals", "W": "simplex(dim=1)"}, ValueError, "solver='palm'"),
+        ({"solver": "hals", "W": "simplex(dim=1)"}, ValueError, "solver='apg'"),
         ({"init": "randm"}, ValueError, "did you mean 'random'"),
         ({"init": (np.ones((40, 3)), np.ones((2, 30)))}, ValueError, r"H has shape \(2, 30\)"),
         ({"init": (np.ones((40, 3)), np.full((3, 30), np.inf))}, ValueError, "H holds inf"),

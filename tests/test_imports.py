@@ -13,10 +13,10 @@ SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
     {"text", "prox", "losses", "comm", "compiled", "serve"},
     {"matrix", "optim", "modules", "datasets"},
-    {"problem", "freed", "inits"},
+    {"problem", "freed", "inits", "ties"},
     {"solvers"},
     {"fit"},
-    {"io", "metrics", "selection"},
+    {"io", "metrics", "selection", "archetypes"},
     {"estimators", "ratings", "report"},
     {"cli", "__main__"},
 ]

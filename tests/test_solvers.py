@@ -8,11 +8,11 @@ import scipy.sparse as sp
 import torch
 from sklearn.decomposition import _nmf
 
-from proxfactor import HALS, PALM, Dense, Extrapolated, Observed, Problem, Sparse, Transposed, as_prox, datasets
+from proxfactor import ADMM, APG, HALS, PALM, Dense, Extrapolated, Observed, Problem, Sparse, Transposed, as_prox, datasets
 from proxfactor.prox import L1, Box, Fixed, L2Squared
 from proxfactor.solvers import Solver, as_solver, auto
 
-SOLVERS = [HALS(), HALS(inner=1), PALM(), PALM(inner=1), Extrapolated(), Extrapolated(PALM())]
+SOLVERS = [HALS(), HALS(inner=1), PALM(), PALM(inner=1), APG(), ADMM(), Extrapolated(), Extrapolated(APG()), Extrapolated(ADMM())]
 RANK = 3
 
 
@@ -56,7 +56,7 @@ def refusal(solver, loss, prox_W):
     ahead = isinstance(solver, Extrapolated)
     if ahead and loss != "frobenius":
         return "squared error"
-    return "palm" if isinstance(solver.solver if ahead else solver, HALS) and "dim=1" in prox_W else ""
+    return "apg" if isinstance(solver.solver if ahead else solver, HALS) and "dim=1" in prox_W else ""
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
@@ -86,7 +86,7 @@ def test_no_sweep_raises_the_value(solver, kind, loss, constraints):
 @pytest.mark.parametrize(
     "constraints", [("free", "free"), ("free", "nonneg"), ("entropy(0.1)", "ridge(0.5)"), ("sum1(dim=0)", "free")]
 )
-@pytest.mark.parametrize("solver", [HALS(), PALM()], ids=repr)
+@pytest.mark.parametrize("solver", [HALS(), PALM(), APG(), ADMM()], ids=repr)
 def test_other_operators_and_signed_data_lower_the_value_too(solver, constraints):
     r = np.random.default_rng(3)
     problem = Problem(r.standard_normal((20, 3)) @ r.standard_normal((3, 15)), "frobenius", *constraints)
@@ -100,7 +100,7 @@ def test_other_operators_and_signed_data_lower_the_value_too(solver, constraints
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("solver", [HALS(), PALM()], ids=repr)
+@pytest.mark.parametrize("solver", [HALS(), PALM(), APG(), ADMM()], ids=repr)
 @pytest.mark.parametrize("loss", ["frobenius", "kl"])
 def test_sparse_dense_fully_observed_and_weight_one_are_the_same_problem(solver, loss, dtype):
     X = data("dense", dtype).entries()
@@ -111,7 +111,7 @@ def test_sparse_dense_fully_observed_and_weight_one_are_the_same_problem(solver,
         torch.testing.assert_close(state.W @ state.H, states[0].W @ states[0].H, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("solver", [HALS(), PALM()], ids=repr)
+@pytest.mark.parametrize("solver", [HALS(), PALM(), APG(), ADMM()], ids=repr)
 @pytest.mark.parametrize("loss", ["frobenius", "kl"])
 def test_weight_zero_nan_and_not_stored_all_mean_missing(solver, loss):
     X = data("dense").entries()
@@ -157,7 +157,7 @@ TENSOR_PROX = [
 @pytest.mark.parametrize(("name", "make"), TENSOR_PROX, ids=[n for n, _ in TENSOR_PROX])
 @pytest.mark.parametrize("kind", ["dense", "observed"])
 @pytest.mark.parametrize("loss", ["frobenius", "kl"])
-@pytest.mark.parametrize("solver", [HALS(), PALM()], ids=repr)
+@pytest.mark.parametrize("solver", [HALS(), PALM(), APG(), ADMM()], ids=repr)
 def test_an_operator_with_a_tensor_gives_the_same_in_row_blocks(solver, loss, kind, name, make, monkeypatch):
     g = torch.Generator().manual_seed(0)
     X = data(kind)
@@ -183,7 +183,7 @@ def test_an_operator_with_a_tensor_gives_the_same_in_row_blocks(solver, loss, ki
     torch.testing.assert_close(state.H, expected.H, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", [HALS(), PALM()], ids=repr)
+@pytest.mark.parametrize("solver", [HALS(), PALM(), APG(), ADMM()], ids=repr)
 @pytest.mark.parametrize("loss", ["frobenius", "kl"])
 @pytest.mark.parametrize(
     ("prox", "nearest_zero"), [("nonneg", 0.0), ("box(2, 3)", 2.0), ("entropy(1)", np.exp(-1)), ("l1(1)", 0.0)]
@@ -203,7 +203,7 @@ def test_rows_and_columns_without_data_become_the_minimiser_of_the_penalty_neare
         assert state.H.isfinite().all()
 
 
-@pytest.mark.parametrize("solver", [HALS(), PALM()], ids=repr)
+@pytest.mark.parametrize("solver", [HALS(), PALM(), APG(), ADMM()], ids=repr)
 @pytest.mark.parametrize("loss", ["frobenius", "kl"])
 def test_zero_rows_and_columns_and_a_zero_matrix_give_no_nan(solver, loss):
     X = data("dense").entries().clone()
@@ -217,9 +217,9 @@ def test_zero_rows_and_columns_and_a_zero_matrix_give_no_nan(solver, loss):
 def test_hals_refuses_operators_that_couple_components_and_says_what_to_use():
     for constraints in (("simplex(dim=1)", "nonneg"), ("nonneg", "simplex(dim=0)"), (torch.nn.Threshold(0, 0), "nonneg")):
         problem = Problem(data("dense"), "frobenius", *constraints)
-        with pytest.raises(ValueError, match="palm"):
+        with pytest.raises(ValueError, match="apg"):
             HALS().check(problem)
-        assert isinstance(auto(problem), PALM)
+        assert repr(auto(problem)) == ("Extrapolated(APG())" if problem.prox_W.exact else "PALM()")
     assert repr(auto(Problem(data("dense"), "frobenius", "simplex(dim=0)", "nonneg"))) == "Extrapolated(HALS())"
 
 

@@ -34,8 +34,10 @@ _HOME = {
     "optim": "APGM BSDMM NPG PGM AdaProx DavisYin ProxAdam ProxDoWG ProxLBFGS ProxOptimizer Proximal Residual",
     "modules": "Compacted compact constrain param_groups",
     "problem": "Problem Quadratic Tie",
-    "solvers": "HALS PALM Alternating Extrapolated LossADMM Solver State",
+    "ties": "ARD GraphLaplacian MinVolume Orthogonal Symmetric",
+    "solvers": "ADMM APG HALS PALM Alternating Extrapolated LossADMM Solver State",
     "fit": "Result factorize",
+    "archetypes": "Archetypes archetypal_analysis",
     "io": "load read save",
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)

@@ -3,6 +3,8 @@ from . import datasets as datasets
 from . import inits as inits
 from . import metrics as metrics
 from . import report as report
+from .archetypes import Archetypes as Archetypes
+from .archetypes import archetypal_analysis as archetypal_analysis
 from .comm import Comm as Comm
 from .comm import Group as Group
 from .fit import Result as Result
@@ -181,6 +183,8 @@ from .prox import TruncatedSquare as TruncatedSquare
 from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
+from .solvers import ADMM as ADMM
+from .solvers import APG as APG
 from .solvers import HALS as HALS
 from .solvers import PALM as PALM
 from .solvers import Alternating as Alternating
@@ -188,6 +192,11 @@ from .solvers import Extrapolated as Extrapolated
 from .solvers import LossADMM as LossADMM
 from .solvers import Solver as Solver
 from .solvers import State as State
+from .ties import ARD as ARD
+from .ties import GraphLaplacian as GraphLaplacian
+from .ties import MinVolume as MinVolume
+from .ties import Orthogonal as Orthogonal
+from .ties import Symmetric as Symmetric
 
 __version__: str
 __all__: list[str]

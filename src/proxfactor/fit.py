@@ -24,6 +24,7 @@ from .matrix import LowRank, Matrix, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import Alternating, Memory, Solver, as_solver
+from .ties import as_ties
 
 Row = dict[str, float]
 
@@ -202,6 +203,7 @@ def factorize(
     H: Any = None,
     loss: Loss | str | None = None,
     weight: Any = None,
+    ties: Any = None,
     init: Any = "auto",
     solver: Solver | str = "auto",
     max_iter: int = 10_000,
@@ -218,9 +220,11 @@ def factorize(
         W, H: the constraints: operators, their text ("nonneg + l1(0.1)"), plain functions, or None.
         loss: "frobenius" (the default), "kl", or a Loss.
         weight: a number for each cell of X, not negative; 0 means no data.
+        ties: terms that no prox says (``MinVolume``, ``Orthogonal``, ``GraphLaplacian``, ``Symmetric``, ``ARD``): a Tie, its
+            text, or several.
         init: "auto", "nnsvd", "random", "svd", "spa", "vca" or "kmeans++" (see ``inits.start``), a pair (W, H) with None or NaN for
             what is not known, or a Result to go on from, of this rank or another.
-        solver: "auto", "hals", "palm", or a Solver.
+        solver: "auto", "hals", "apg", "admm", "palm", or a Solver.
         max_iter: the most sweeps over both factors.
         tol: the certificate (``Problem.certificate``) at which the fit has converged.
         seed: of what is drawn: the same seed gives the same result. Restarts take init="random" and other seeds.
@@ -235,7 +239,7 @@ def factorize(
     >>> result.converged, round(result.error, 6)
     (True, 0.0)
     """
-    table, problem = _door(X, W, H, loss, weight)
+    table, problem = _door(X, W, H, loss, weight, ties)
     rank = _rank(rank, init)
     notes = _fits(problem, rank)
     _limits(max_iter, tol, seed)
@@ -271,7 +275,7 @@ def factorize(
         solver=how,
         history=loop.history,
         stopped=loop.stopped,
-        status=" ".join([_status(loop, problem), *notes]),
+        status=" ".join([_status(loop, problem), *notes, *filter(None, (t.note(W1, H1) for t in problem.ties))]),
         error=scaled.relative_error(*loop.iterate()),
         violation={"W": problem.prox_W.violation(W1).amax().item(), "H": problem.prox_H.violation(H1).amax().item()},
         settings=settings,
@@ -412,7 +416,7 @@ class _Loop:
         W = best_rows(self.problem, self.solver, H.mT, self.tol)
         value, before = self.problem.value(W, H), self.problem.value(before_W, H)
         good = value <= before
-        if prox.convex and prox.exact:
+        if prox.convex and prox.exact and all(tie.on == "H" for tie in self.problem.ties):
             left, was = (self.problem.stationarity(A, H.mT) for A in (W, before_W))
             good = good | value.isfinite() & (left <= was.clamp(min=10 * self.tol))
         if bool(good):
@@ -506,15 +510,15 @@ def _first_rows(problem: Problem, B: Tensor) -> Tensor:
 # ── the door ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any) -> tuple[Table, Problem]:
+def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any, ties: Any) -> tuple[Table, Problem]:
     if isinstance(X, Problem):
-        if any(given is not None for given in (W, H, weight, loss)):
+        if any(given is not None for given in (W, H, weight, loss, ties)):
             raise ValueError(
                 "X is a Problem, which has constraints, loss and weights of its own; give them there, or give the data as X"
             )
         return X.table, X
     table = as_table(X, weight)
-    return table, Problem(table, "frobenius" if loss is None else loss, W, H)  # type: ignore[arg-type]
+    return table, Problem(table, "frobenius" if loss is None else loss, W, H, as_ties(ties))  # type: ignore[arg-type]
 
 
 def _rank(rank: int | None, init: Any) -> int:
@@ -554,10 +558,16 @@ def _fits(problem: Problem, rank: int) -> list[str]:
             notes.append(
                 f"{prox!r} on {name} alone can be lowered by moving scale into {free}; bound {free}, e.g. by box(0, 1) or simplex."
             )
+    for tie in problem.ties:
+        tie.check(problem, rank)
+        own, other, grows = (problem.prox_W, problem.prox_H, "H") if tie.on == "W" else (problem.prox_H, problem.prox_W, "W")
+        if tie.on != "both" and own.cone and other.cone:
+            notes.append(f"{tie!r} can be lowered by moving scale into {grows}; bound {grows}, e.g. by box(0, 1) or simplex.")
     for note in notes:
         warnings.warn(note, stacklevel=4)
     if not problem.loss.smooth:
         notes.append(f"{problem.loss!r} has kinks: the certificate is the solver's primal-dual residual.")
+    notes += [f"{tie!r} is no part of transform." for tie in problem.ties if tie.on != "H"]
     for name, prox in (("W", problem.prox_W), ("H", problem.prox_H)):
         if not prox.exact:
             nothing = "minimises nothing known: no certificate, its own term counts 0, and transform may differ"

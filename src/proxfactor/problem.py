@@ -21,6 +21,7 @@ from .comm import Comm
 from .losses import Frobenius, Loss, as_loss
 from .matrix import Matrix, Table, as_table
 from .prox import Index, Prox, as_prox, group_metric
+from .text import Spelled
 
 MANY = 1_000_000
 """Stored cells times components from which on one Gram matrix under a bound of the curvature is cheaper than one for each row.
@@ -92,11 +93,14 @@ class Reads:
     cells: int = 0
 
 
-class Tie(ABC):
+class Tie(Spelled, ABC):
     """A smooth term of the objective that has no prox, or sees both factors: log det, orthogonality, W = Hᵀ.
 
-    ``model(A, B)`` is a Quadratic in A that touches the term at A and nowhere lies below it.
+    ``model(A, B)`` is a Quadratic in A that touches the term at A and nowhere lies below it, but for a number that A does not
+    change; ``on`` says which factors it sees, "W", "H" or "both". The ones there are stand in ``ties``.
     """
+
+    on: str = "both"
 
     @abstractmethod
     def value(self, W: Tensor, H: Tensor) -> Tensor: ...
@@ -108,6 +112,17 @@ class Tie(ABC):
     @abstractmethod
     def T(self) -> Tie:
         """The same term with the roles of W and Hᵀ exchanged."""
+
+    def curvature(self, A: Tensor, B: Tensor) -> Tensor:
+        """The diagonal curvature in A that the certificate measures in, (1, k) or (m, k)."""
+        return self.model(A, B).diag
+
+    def check(self, problem: Problem, rank: int) -> None:
+        """Raises ValueError if the term does not fit the factors."""
+
+    def note(self, W: Tensor, H: Tensor) -> str:
+        """What a user should be told of the factors that came out."""
+        return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -337,8 +352,7 @@ class Problem:
             parts = [part._cell_terms(A[r], B) for r, part in self._pieces]
             slope, bend = self.cols.sum(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
         for tie in self.ties:
-            q = tie.model(A, B)
-            slope, bend = slope + q.grad(A), bend + q.diag
+            slope, bend = slope + tie.model(A, B).grad(A), bend + tie.curvature(A, B)
         return slope, bend
 
     def _cell_terms(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:

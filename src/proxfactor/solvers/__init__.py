@@ -3,29 +3,39 @@
 from typing import Any
 
 from ..problem import Problem
+from .admm import ADMM
+from .apg import APG
 from .base import Alternating, Memory, Passes, Solver, State
 from .extrapolated import Extrapolated
 from .hals import HALS
 from .palm import PALM
 from .residual import LossADMM
 
-__all__ = ["HALS", "PALM", "Alternating", "Extrapolated", "LossADMM", "Memory", "Passes", "Solver", "State", "as_solver", "auto"]
+# fmt: off
+__all__ = [
+    "ADMM", "APG", "HALS", "PALM", "Alternating", "Extrapolated", "LossADMM", "Memory", "Passes", "Solver", "State",
+    "as_solver", "auto",
+]
+# fmt: on
 
 
 def auto(problem: Problem) -> Alternating:
-    """The solver for a problem: HALS, extrapolated where the loss is quadratic.
+    """The solver for a problem.
 
-    PALM where an operator couples components, LossADMM where the loss has kinks.
+    LossADMM for a loss with kinks, ADMM for a sum without an exact rule, APG where an operator couples components, PALM if it
+    does so and is not convex, HALS elsewhere; APG and HALS are extrapolated where the loss is quadratic.
     """
     if not problem.loss.smooth:
         return LossADMM()
-    if problem.prox_W.couples(1) or problem.prox_H.couples(0):
+    sides = problem.prox_W, problem.prox_H
+    convex = all(prox.convex and prox.exact for prox in sides)
+    if any(len(prox.terms) > 1 for prox in sides):
+        return ADMM()
+    coupled = problem.prox_W.couples(1) or problem.prox_H.couples(0)
+    if coupled and not convex:
         return PALM()
-    return Extrapolated(HALS()) if problem.loss.quadratic and not problem.ties and _convex(problem) else HALS()
-
-
-def _convex(problem: Problem) -> bool:
-    return all(prox.convex and prox.exact for prox in (problem.prox_W, problem.prox_H))
+    solver = APG() if coupled else HALS()
+    return Extrapolated(solver) if convex and problem.loss.quadratic and not problem.ties else solver
 
 
 def as_solver(spec: Any, problem: Problem) -> Alternating:

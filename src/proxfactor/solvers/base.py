@@ -104,7 +104,8 @@ class Alternating(Solver):
         rounding = 8 * torch.finfo(A.dtype).eps * (before.abs() + (q.apply(A) * A).sum(1))
         q = q.damped(damping, A)
         new = self.rows(p.prox_W, q, A, memory)
-        over = p.loss.joined(p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A)))
+        ties = [(t.value(new) - t.value(A)) for t in (tie.model(A, B) for tie in p.ties)]  # their share of the promise
+        over = p.loss.joined(p.row_losses(new, B) - before - rounding - (q.value(new) - q.value(A)) + sum(ties))
         spare = p.loss.joined((q.apply(new - A) * (new - A)).sum(1) / 4)  # what half the curvature would have promised less
         kept, easy = ((o.sum().expand_as(o) if p.prox_W.couples(0) else o)[:, None] <= 0 for o in (over, over + spare))
         memory["damping"] = torch.where(kept, torch.where(easy, damping / 2, damping).clamp(min=1), damping * 2)
@@ -141,3 +142,17 @@ def forget_empty(q: Quadratic, A: Tensor, prox: Prox) -> Tensor:
         return A
     empty = (q.diag == 0).all(1, keepdim=True) & (q.C == 0).all(1, keepdim=True)
     return torch.where(empty, 0.0, A)
+
+
+def lowest(prox: Prox, q: Quadratic, A: Tensor, *others: Tensor) -> Tensor:
+    """A, or what of the others has a lower q + prox's term: row by row where that is a set that does not couple rows."""
+    apart = prox.is_set and not prox.couples(0)
+    slope = q.grad(A)
+    for B in others:
+        other = q.grad(B)
+        gain = ((slope + other).double() * (B - A).double()).sum(1, keepdim=True) / 2  # q(B) - q(A), where they hardly differ
+        if not apart:
+            gain = gain.sum() if prox.is_set else gain.sum() + prox.value(B) - prox.value(A)
+        lower = gain <= 0
+        A, slope = torch.where(lower, B, A), torch.where(lower, other, slope)
+    return A

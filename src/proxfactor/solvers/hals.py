@@ -32,7 +32,7 @@ class HALS(Passes):
     def check(self, problem: Problem) -> None:
         for name, prox, dim in (("W", problem.prox_W, 1), ("H", problem.prox_H, 0)):
             if prox.couples(dim):
-                raise ValueError(f"HALS updates one component at a time, and {prox!r} on {name} couples them; use solver='palm'")
+                raise ValueError(f"HALS updates one component at a time, and {prox!r} on {name} couples them; use solver='apg'")
 
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         if self.inner is not None:
