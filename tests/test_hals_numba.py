@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from proxfactor import as_prox
+from proxfactor import Box, as_prox
 from proxfactor.compiled import wait_for_kernels
 from proxfactor.problem import Quadratic
 from proxfactor.solvers import HALS
@@ -34,6 +34,20 @@ def test_the_kernel_is_its_torch_twin(dtype, shape, prox, inner):
     torch.testing.assert_close(ours, twin, rtol=0, atol=size * (1e-3 if dtype == torch.float32 else 1e-10))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("prox", ["nonneg", "free", "box(0, 1) + ridge(2)", "l1(0.3)"])
+def test_rows_with_a_gram_matrix_each_go_where_the_torch_form_goes(dtype, prox):
+    A, C, _ = case(30, 20, 5, dtype)
+    B = torch.rand(30, 9, 5, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    B[3], C[3] = 0, 0  # a row without data
+    G, op = B.mT @ B, as_prox(prox)
+    known = op + as_prox("box(-1e6, 1e6)")
+    as_tensors = Box(torch.full((30, 5), -1e6, dtype=dtype), torch.full((30, 5), 1e6, dtype=dtype)) + op
+    ours = HALS(inner=4).rows(known, Quadratic(G, C), A, {})
+    torch_form = HALS(inner=4).rows(as_tensors, Quadratic(G, C), A, {})
+    torch.testing.assert_close(ours, torch_form, rtol=0, atol=1e-3 if dtype == torch.float32 else 1e-9)
+
+
 @pytest.mark.parametrize("prox", ["nonneg", "free", "box(0.5, 1)", "nonneg + l1(0.5)", "box(0.5, 2) + ridge(1)"])
 @pytest.mark.parametrize("dead", ["one component", "all"])
 def test_kernel_twin_and_the_general_passes_agree_where_there_is_no_curvature(prox, dead):
@@ -41,8 +55,6 @@ def test_kernel_twin_and_the_general_passes_agree_where_there_is_no_curvature(pr
     which = slice(1, 2) if dead == "one component" else slice(None)
     G[which], G[:, which], C[:, which] = 0, 0, 0
     op = as_prox(prox)
-    general = as_prox(lambda x, step: op(x, step))  # a plain function: nothing is known of its form
-    object.__setattr__(general, "attained", True)
     kernel = wait_for_kernels("solvers._hals_numba", torch.float64)(A, C, G, op.elastic, 3)
     torch.testing.assert_close(kernel, elastic_passes(A, C, G, op.elastic, 3), rtol=1e-12, atol=1e-12)
     bent = HALS(inner=3).rows(op, Quadratic(G.expand(10, 3, 3).contiguous(), C), A, {})  # a Gram matrix of its own for each row

@@ -13,8 +13,8 @@ SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
     {"text", "prox", "losses", "comm", "compiled", "serve"},
     {"matrix", "optim", "modules", "datasets"},
-    {"problem", "freed", "inits", "ties"},
-    {"solvers"},
+    {"problem", "freed", "ties"},
+    {"solvers", "inits"},
     {"fit"},
     {"io", "metrics", "selection", "archetypes"},
     {"estimators", "ratings", "report"},

@@ -14,12 +14,15 @@ from torch import Tensor
 from .comm import Comm
 from .losses import Frobenius
 from .matrix import Dense, Matrix, floating
-from .problem import Problem
-from .prox import Prox, group_metric
+from .problem import Problem, Quadratic
+from .prox import NonNegative, Prox, group_metric
 from .prox.base import largest
+from .solvers.hals import HALS
 
 NAMES = ("random", "nnsvd", "svd", "spa", "vca", "kmeans++")
 
+
+CORRECTION = HALS(inner=1)
 
 Range = tuple[Tensor, Tensor]
 """Q (m, w) and B (w, n) with X ≈ Q B, see ``range_of``."""
@@ -202,8 +205,10 @@ def nnsvd_lrc(
     W, H = (torch.cat([F[:, :1], F[:, 2:]], 1)[:, :rank] for F in parts)  # the first pair has one sign
     rows, cols = problem.rows, problem.cols
     for _ in range(corrections):
-        _correct(W, Y, *cols.sum(Z.mT @ H, H.mT @ H))
-        _correct(H, Z, *rows.sum(Y.mT @ W, W.mT @ W))
+        M, G = cols.sum(Z.mT @ H, H.mT @ H)
+        W = CORRECTION.rows(NonNegative(), Quadratic(G, Y @ M), W, {})
+        M, G = rows.sum(Y.mT @ W, W.mT @ W)
+        H = CORRECTION.rows(NonNegative(), Quadratic(G, Z @ M), H, {})
     w, h = _squares(W, problem)[0], _squares(H, problem.T)[0]
     even = torch.where((w > 0) & (h > 0), h / w, 1.0).pow(0.25).to(W)  # components as large on one side as on the other
     return _revived(problem, W * even, H / even, rank, seed)
@@ -222,16 +227,6 @@ def _singular(problem: Problem, pair: tuple[Tensor, Tensor], count: int) -> tupl
     above, below = (problem.cols.sum(F.square().sum(0))[0] for F in (right.clamp(min=0), right.clamp(max=0)))
     sign = torch.where(plus * above < minus * below, -1.0, 1.0)
     return (left * sign).to(Q), (s * size).to(Q), (right * sign).to(Q)
-
-
-def _correct(A: Tensor, Y: Tensor, M: Tensor, G: Tensor) -> None:
-    """One pass of HALS over A ≥ 0 (m, k), in place: component by component the closest A Bᵀ to Y Zᵀ, with M = ZᵀB, G = BᵀB."""
-    d = G.diagonal()
-    step = torch.where(d > 0, 1 / d, 0.0)
-    C, G, At = (Y @ (M * step)).mT.contiguous(), (G * step).mT, A.mT.contiguous()
-    for a, c, g in zip(At, C, G, strict=True):
-        a.add_(c - g @ At).clamp_(min=0)
-    A.copy_(At.mT)
 
 
 def _revived(problem: Problem, W: Tensor, H: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:

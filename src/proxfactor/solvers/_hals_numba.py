@@ -16,18 +16,19 @@ _LANES = 64  # rows side by side: the innermost loop is over them, and needs no 
 def load(dtype: torch.dtype) -> Callable:
     """``passes`` for a dtype, compiled."""
     x = {torch.float32: "float32", torch.float64: "float64"}[dtype]
-    signature = f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,::1], {x}[::1], int64, int64, int64)"
-    compiled = kernel(signature, fastmath={"reassoc", "contract", "arcp", "nsz"})(_passes)
-    tiny = torch.finfo(dtype).tiny
+    fast, rest = {"reassoc", "contract", "arcp", "nsz"}, f"{x}[::1], int64, int64, int64)"
+    shared = kernel(f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,::1], {rest}", fastmath=fast)(_passes)
+    own = kernel(f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,:,::1], {rest}", fastmath=fast)(_row_passes)
+    tiny, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
 
     def passes(A: Tensor, C: Tensor, G: Tensor, elastic: tuple[float, float, float, float], inner: int) -> Tensor:
-        """A (m, k) after ``inner`` passes on ½ a_i G a_iᵀ - a_i·c_i + the terms of ``Prox.elastic``; it comes component first."""
+        """A (m, k) after ``inner`` passes on ½ a_i G_i a_iᵀ - a_i·c_i + the terms of ``Prox.elastic``; it comes component first."""
         new = torch.empty(A.shape[1], A.shape[0], dtype=dtype)
-        most = torch.finfo(dtype).max
         numbers = np.array([*(min(max(e, -most), most) for e in elastic), tiny], dtype=new.numpy().dtype)
         given = A.mT.numpy(), C.mT.numpy(), G.contiguous().numpy(), numbers, inner
-        blocks = -(-A.shape[0] // _LANES)
-        in_threads(lambda first, last: compiled(new.numpy(), *given, first, last), blocks, A.numel() * A.shape[1] * inner // 16)
+        compiled, lanes = (shared, _LANES) if G.ndim == 2 else (own, 1)
+        work = A.numel() * A.shape[1] * inner // 16
+        in_threads(lambda first, last: compiled(new.numpy(), *given, first, last), -(-A.shape[0] // lanes), work)
         return new.mT
 
     return passes
@@ -85,3 +86,33 @@ def _passes(new, A, C, G, numbers, inner, first, last):
         for q in range(k):
             for r in range(rows):
                 new[q, start + r] = a[q, r]
+
+
+def _row_passes(new, A, C, G, numbers, inner, first, last):
+    k = A.shape[0]
+    lo, hi, l1, l2, tiny = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]
+    zero = lo - lo
+    a = np.empty(k, new.dtype)
+    for i in range(first, last):
+        empty = True
+        for q in range(k):
+            a[q] = A[q, i]
+            empty = empty and G[i, q, q] == 0 and C[q, i] == 0
+        if empty:
+            for q in range(k):
+                a[q] = zero
+        for _ in range(inner):
+            for q in range(k):
+                d = G[i, q, q]
+                if d > zero:
+                    slope = zero
+                    for p in range(k):
+                        slope += G[i, q, p] * a[p]
+                    v = C[q, i] + d * a[q] - slope
+                    v = (max(v - l1, zero) + min(v + l1, zero)) / (d + l2)
+                    v = min(max(v, lo), hi)
+                    a[q] = v if abs(v) >= tiny else min(max(zero, lo), hi)
+                else:
+                    a[q] = min(max(a[q] if l1 + l2 == zero else zero, lo), hi)
+        for q in range(k):
+            new[q, i] = a[q]

@@ -43,10 +43,11 @@ class HALS(Passes):
 
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
         inner = self.inner or 3
-        if q.G.ndim == 2 and prox.elastic is not None:
+        if prox.elastic is not None:
             work = A.numel() * A.shape[1] * inner
             passes = kernels("solvers._hals_numba", A.dtype, work) if A.device.type == "cpu" else None
-            return (passes or elastic_passes)(A, q.C, q.G, prox.elastic, inner)
+            if passes or q.G.ndim == 2:
+                return (passes or elastic_passes)(A, q.C, q.G, prox.elastic, inner)
         parts = [prox.take(slice(j, j + 1), 1) for j in range(A.shape[1])]
         D = group_metric(prox, q.diag, tuple(A.shape), "amax")
         steps = step_of(D, prox).split(1, dim=1)
