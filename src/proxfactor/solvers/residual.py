@@ -40,7 +40,7 @@ class LossADMM(Alternating):
 
     def check(self, problem: Problem) -> None:
         x = problem.X.entries().reshape(-1)[:0]
-        for loss in getattr(problem.loss, "parts", {0: problem.loss}).values():
+        for loss in getattr(problem.loss, "_members", (problem.loss,)):
             try:
                 loss.prox(x, 1.0, x)
             except ValueError:
