@@ -40,7 +40,7 @@ class LossADMM(Alternating):
 
     def check(self, problem: Problem) -> None:
         x = problem.X.entries().reshape(-1)[:0]
-        for loss in getattr(problem.loss, "parts", {0: problem.loss}).values():
+        for loss in getattr(problem.loss, "_members", (problem.loss,)):
             try:
                 loss.prox(x, 1.0, x)
             except ValueError:
@@ -69,11 +69,11 @@ class LossADMM(Alternating):
         return State(W, H, memory, state.h, state.sweep + 1)
 
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
-        """The minimiser for a fixed B, to a residual of 1e-8 or as far as 400 rounds lead."""
+        """The minimiser for a fixed B, to a residual of 1e-8 or as far as 200 rounds lead."""
         if "Y" not in memory:
             self._begin(p, A, B, memory)
         rho = memory["rho"]
-        for at in range(400):
+        for at in range(200):
             Z = memory["Z"]
             A = self._towards(p, Z - memory["Y"] / rho, A, B, rho)
             pred = p.X.predict(A, B)
@@ -83,7 +83,7 @@ class LossADMM(Alternating):
             primal, dual = _gaps(p, pred, Z, memory, rho)
             if bool((primal <= 1e-16) & (dual <= 1e-16)):
                 break
-            if at < 200:
+            if at < 100:
                 rho = rho * torch.where(primal > 25 * dual, 2.0, torch.where(dual > 25 * primal, 0.5, 1.0)).to(rho)
         memory["rho"] = rho
         return A
