@@ -12,10 +12,10 @@ import proxfactor
 SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
     {"text", "prox", "losses", "comm", "compiled", "serve"},
-    {"matrix", "optim", "modules", "datasets"},
-    {"problem", "freed", "inits"},
+    {"matrix", "chunked", "optim", "modules", "datasets"},
+    {"problem", "streamed", "freed", "inits"},
     {"solvers"},
-    {"fit"},
+    {"fit", "online"},
     {"io", "metrics", "selection"},
     {"estimators", "ratings", "report"},
     {"cli", "__main__"},

@@ -28,11 +28,14 @@ _HOME = {
     "losses": "KL Frobenius Loss as_loss",
     "comm": "Comm Group",
     "matrix": "Dense Matrix Observed Sparse Table as_matrix",
+    "chunked": "Chunked",
     "optim": "APGM BSDMM NPG PGM AdaProx DavisYin ProxAdam ProxDoWG ProxLBFGS ProxOptimizer Proximal Residual",
     "modules": "Compacted compact constrain param_groups",
     "problem": "Problem Quadratic Tie",
+    "streamed": "Streamed",
     "solvers": "HALS PALM Alternating Extrapolated Solver State",
     "fit": "Result factorize",
+    "online": "Online",
     "io": "load read save",
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)

@@ -3,6 +3,7 @@ from . import datasets as datasets
 from . import inits as inits
 from . import metrics as metrics
 from . import report as report
+from .chunked import Chunked as Chunked
 from .comm import Comm as Comm
 from .comm import Group as Group
 from .fit import Result as Result
@@ -24,6 +25,7 @@ from .modules import Compacted as Compacted
 from .modules import compact as compact
 from .modules import constrain as constrain
 from .modules import param_groups as param_groups
+from .online import Online as Online
 from .optim import APGM as APGM
 from .optim import BSDMM as BSDMM
 from .optim import NPG as NPG
@@ -169,10 +171,11 @@ from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
 from .solvers import HALS as HALS
 from .solvers import PALM as PALM
-from .solvers import Extrapolated as Extrapolated
 from .solvers import Alternating as Alternating
+from .solvers import Extrapolated as Extrapolated
 from .solvers import Solver as Solver
 from .solvers import State as State
+from .streamed import Streamed as Streamed
 
 __version__: str
 __all__: list[str]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..problem import Problem
+from ..streamed import Streamed
 from .base import Alternating, Memory, Passes, Solver, State
 from .extrapolated import Extrapolated
 from .hals import HALS
@@ -15,7 +16,8 @@ def auto(problem: Problem) -> Alternating:
     """The solver for a problem: HALS, extrapolated where the loss is quadratic; PALM where an operator couples components."""
     if problem.prox_W.couples(1) or problem.prox_H.couples(0):
         return PALM()
-    return Extrapolated(HALS()) if problem.loss.quadratic and not problem.ties and _convex(problem) else HALS()
+    ahead = problem.loss.quadratic and not problem.ties and _convex(problem) and not isinstance(problem, Streamed)
+    return Extrapolated(HALS()) if ahead else HALS()
 
 
 def _convex(problem: Problem) -> bool:
