@@ -33,7 +33,8 @@ class Online:
     sums; for them use ``factorize`` with ``Chunked``.
 
     Args:
-        rank, W, H, loss, solver, init, seed: as in ``factorize``; the first batch gives the start.
+        rank, W, H, loss, solver, init, seed: as in ``factorize``; the first batch gives the start, by itself a random one: what is made of the
+            singular vectors of a few rows suits these few only.
         forget: what the sums so far weigh when a batch comes, in (0, 1]; 1 forgets nothing.
         sweeps: the alternations for each batch.
 
@@ -57,7 +58,7 @@ class Online:
         loss: Loss | str = "frobenius",
         forget: float = 1.0,
         sweeps: int = 10,
-        init: Any = "auto",
+        init: Any = "random",
         solver: Solver | str = "auto",
         seed: int = 0,
     ):
@@ -131,7 +132,7 @@ class Online:
             W = solver.half(problem, W, B, w)
             mine = self._sums(problem, W, B)
             sums = mine if before is None else tuple(a + b for a, b in zip(before, mine, strict=True))
-            B = self._best(problem.T.prox_W, solver, sums, B, h)
+            B = self._best(problem.T.prox_W, solver.sized(n, m, self.rank), sums, B, h)
         self.factor, self.sums = B.mT.contiguous(), sums
         self.batches, self.rows = self.batches + 1, self.rows + m
         self.history.append({"batch": self.batches, "rows": m, "error": error})
