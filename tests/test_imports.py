@@ -12,10 +12,10 @@ import proxfactor
 SOURCE = Path(proxfactor.__file__).parent
 FLOORS = [
     {"text", "prox", "losses", "comm", "compiled", "serve"},
-    {"matrix", "optim", "modules", "datasets"},
-    {"problem", "freed", "ties"},
+    {"matrix", "chunked", "optim", "modules", "datasets"},
+    {"problem", "streamed", "freed", "ties"},
     {"solvers", "inits"},
-    {"fit"},
+    {"fit", "online"},
     {"io", "metrics", "selection", "archetypes"},
     {"estimators", "ratings", "report"},
     {"cli", "__main__"},

@@ -5,6 +5,7 @@ from . import metrics as metrics
 from . import report as report
 from .archetypes import Archetypes as Archetypes
 from .archetypes import archetypal_analysis as archetypal_analysis
+from .chunked import Chunked as Chunked
 from .comm import Comm as Comm
 from .comm import Group as Group
 from .fit import Result as Result
@@ -40,6 +41,7 @@ from .modules import Compacted as Compacted
 from .modules import compact as compact
 from .modules import constrain as constrain
 from .modules import param_groups as param_groups
+from .online import Online as Online
 from .optim import APGM as APGM
 from .optim import BSDMM as BSDMM
 from .optim import NPG as NPG
@@ -192,6 +194,7 @@ from .solvers import Extrapolated as Extrapolated
 from .solvers import LossADMM as LossADMM
 from .solvers import Solver as Solver
 from .solvers import State as State
+from .streamed import Streamed as Streamed
 from .ties import ARD as ARD
 from .ties import GraphLaplacian as GraphLaplacian
 from .ties import MinVolume as MinVolume

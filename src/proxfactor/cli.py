@@ -69,6 +69,7 @@ def fit(
     tol: float = 1e-5,
     seed: Annotated[int, Whole] = 0,
     image: str | None = None,
+    chunked: bool = False,
     out: str = "run",
     quiet: bool = False,
 ) -> int:
@@ -77,7 +78,7 @@ def fit(
     Parameters
     ----------
     data
-        A file: parquet, csv, npy, npz or mtx.
+        A file: parquet, csv, npy, npz, mtx or zarr.
     rank
         The number of components.
     W
@@ -111,6 +112,8 @@ def fit(
         Of the random start.
     image
         The shape of an image whose pixels are the columns (or the rows), e.g. 28x28, for the report.
+    chunked
+        Leave the data in the file and read it once a sweep; for what takes a third of the free memory this is so anyway.
     out
         The run folder to write.
     quiet
@@ -129,7 +132,8 @@ def fit(
     first = _start(init)
     if rank is None and isinstance(first, str):
         raise ValueError("the number of components is missing; give --rank, e.g. --rank 10")
-    reading = {k: v for k, v in (("missing", missing), ("layout", layout), ("duplicates", duplicates)) if v}
+    given = (("missing", missing), ("layout", layout), ("duplicates", duplicates), ("chunked", chunked))
+    reading: dict[str, Any] = {k: v for k, v in given if v}
     if not isinstance(first, str):
         prox = [prox[0] or first.prox_W, prox[1] or first.prox_H]
         known, shape, weight = known or first.loss, shape or first.image, weight or first.settings.get("weight")

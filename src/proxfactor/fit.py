@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .chunked import Chunked
 from .freed import Back, freed
 from .inits import Range, range_of, resized, start
 from .losses import Loss
@@ -24,6 +25,7 @@ from .matrix import LowRank, Matrix, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import Alternating, Memory, Solver, as_solver
+from .streamed import Streamed, problem_of
 from .ties import as_ties
 
 Row = dict[str, float]
@@ -134,7 +136,7 @@ class Result:
         H = self.factors[1]
         if table.matrix.shape[1] != H.shape[1]:
             raise ValueError(f"X has {table.matrix.shape[1]} columns, the fit had {H.shape[1]}; give the same columns")
-        problem = Problem(table.matrix.to(H.device, H.dtype), self.loss, self.prox_W, self.prox_H)
+        problem = problem_of(table.matrix.to(H.device, H.dtype), self.loss, self.prox_W, self.prox_H)
         problem.prox_W.check((table.matrix.shape[0], len(H)), "W")
         power = _power(problem)
         _, H = _cone_times(problem, (H[:, :0], H), 2.0**-power)
@@ -246,7 +248,7 @@ def factorize(
     how = as_solver(solver, problem)
     power = _power(problem)
     scaled = _divided(problem, power)
-    free, back = freed(scaled)
+    free, back = freed(scaled) if not isinstance(scaled, Streamed) else (scaled, lambda W, H: (W, H))
     first = _cone_times(scaled, init.factors if isinstance(init, Result) else init, 2.0**-power)
     first = _with_rank(scaled, first, rank, seed) if isinstance(init, Result) else first
     how_free = as_solver(solver, free)
@@ -292,7 +294,7 @@ def factorize(
 def _large(problem: Problem, rank: int) -> bool:
     """Whether sweeps over a range of X cost a tenth of those over X: then a fit starts there."""
     alone = problem.rows.size == problem.cols.size == 1
-    if not (problem.loss.quadratic and problem.shared and alone) or problem.ties:
+    if not (problem.loss.quadratic and problem.shared and alone) or problem.ties or isinstance(problem, Streamed):
         return False
     return 10 * (rank + 10) * sum(problem.X.shape) <= problem.X.entries().numel()
 
@@ -387,7 +389,7 @@ class _Loop:
         W, H, p = self.state.W, self.state.H, self.free
         sets = p.prox_W.is_set and p.prox_W.cone and p.prox_H.is_set and not p.prox_W.couples(1) and not p.prox_H.couples(0)
         spread = p.rows.size > 1 or p.cols.size > 1
-        if not sets or spread or p.ties or self.revived >= 3:
+        if not sets or spread or p.ties or self.revived >= 3 or isinstance(p, Streamed):
             return False
         dead = ((W == 0).all(0) | (H == 0).all(1)).nonzero()[:, 0]
         if not len(dead):
@@ -431,6 +433,8 @@ class _Loop:
 
     def _look(self) -> Row:
         W, H = self.iterate()
+        if isinstance(self.problem, Streamed):
+            self.sweeper.look(self.free, self.state)  # in the read of the next sweep; what it has told is then known
         loss, here = self.problem.value(W, H), dataclasses.replace(self.state, W=W, H=H)
         w, h = self.problem.certificate(W, H) if self.problem.loss.smooth else self.solver.residual(self.problem, here)
         self.loss, w, h = torch.stack([loss, w, h]).tolist()
@@ -464,7 +468,8 @@ class _Loop:
 def _threads(problem: Problem, rank: int) -> Iterator[None]:
     """One thread where a product with X is too small to share: to wait for the others would cost more than they save."""
     before = torch.get_num_threads()
-    small = problem.X.device.type == "cpu" and problem.X.entries().numel() * rank < SMALL
+    in_memory = not isinstance(problem.X, Chunked)
+    small = in_memory and problem.X.device.type == "cpu" and problem.X.entries().numel() * rank < SMALL
     torch.set_num_threads(1 if small else before)
     try:
         yield
@@ -475,6 +480,8 @@ def _threads(problem: Problem, rank: int) -> Iterator[None]:
 def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> Tensor:
     """The minimising A (m, k) for the fixed B (n, k), from a start that X and B alone decide, to half of tol."""
     B, memory = B.mT.contiguous().mT, Memory()  # component first, as solvers leave it
+    if isinstance(problem, Streamed):
+        return problem.closed(B, lambda _, part: best_rows(part, solver, B, tol))
     if problem.loss.quadratic:
         solver = solver.patient()  # many passes on one model, which needs one product with X
     A = _first_rows(problem, B)
@@ -518,7 +525,7 @@ def _door(X: Any, W: Any, H: Any, loss: Any, weight: Any, ties: Any) -> tuple[Ta
             )
         return X.table, X
     table = as_table(X, weight)
-    return table, Problem(table, "frobenius" if loss is None else loss, W, H, as_ties(ties))  # type: ignore[arg-type]
+    return table, problem_of(table, "frobenius" if loss is None else loss, W, H, as_ties(ties))
 
 
 def _rank(rank: int | None, init: Any) -> int:
@@ -586,7 +593,9 @@ def _power(problem: Problem) -> int:
     exact = problem.prox_W.exact and problem.prox_H.exact
     if problem.loss.degree is None or not sets or not exact or problem.ties:
         return 0
-    x = torch.cat([problem.X.entries().abs().reshape(-1), torch.zeros(1, dtype=problem.X.dtype, device=problem.X.device)])
+    X = problem.X
+    x = X.entries().reshape(-1) if not isinstance(X, Chunked) else torch.tensor([X.low, X.high], dtype=X.dtype, device=X.device)
+    x = torch.cat([x.abs(), torch.zeros(1, dtype=X.dtype, device=X.device)])
     largest = problem.cols.max(problem.rows.max(x.amax())).item()
     return min(max(math.frexp(largest)[1], -1000), 1000)  # frexp(0) has the power 0
 
@@ -602,6 +611,8 @@ def _unit(loss: Loss, power: int) -> float:
 def _divided(problem: Problem, power: int) -> Problem:
     if power == 0:
         return problem
+    if isinstance(problem.X, Chunked):
+        return dataclasses.replace(problem, X=problem.X.scaled(2.0**-power))
     X = problem.X.like(problem.X.entries() * 2.0**-power)
     X.weight = problem.X.weight
     return dataclasses.replace(problem, X=X)

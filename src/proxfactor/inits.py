@@ -18,6 +18,7 @@ from .problem import Problem, Quadratic
 from .prox import NonNegative, Prox, group_metric
 from .prox.base import largest
 from .solvers.hals import HALS
+from .streamed import Streamed
 
 NAMES = ("random", "nnsvd", "svd", "spa", "vca", "kmeans++")
 
@@ -47,6 +48,8 @@ def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0, pair: 
     "spa", "vca" and "kmeans++" take columns of X, as columns of W, where it is the constraint on H that couples components.
     Raises ValueError for an unknown name, a pair of the wrong shape, or one outside the domain of its constraint.
     """
+    if isinstance(init, str) and isinstance(problem, Streamed):
+        return _sampled(problem, rank, init.strip().lower(), seed)
     if isinstance(init, str):
         return _named(problem, rank, init.strip().lower(), seed, pair)
     if not isinstance(init, tuple | list) or len(init) != 2:
@@ -90,6 +93,15 @@ def _named(problem: Problem, rank: int, name: str, seed: int, pair: Range | None
     if name != "nnsvd" or not problem.loss.quadratic:  # it has its scale already
         W, Ht = _scaled(problem, W, Ht)
     return lifted(problem, W, Ht.mT)
+
+
+def _sampled(problem: Streamed, rank: int, name: str, seed: int) -> tuple[Tensor, Tensor]:
+    """H from a start for the rows that stay in memory, W random in the scale of theirs, which the first half-step replaces."""
+    Ws, H = _named(problem.sample, rank, name, seed, None)
+    W = _random(problem, rank, seed, 0)
+    size, target = W.abs().mean(), Ws.abs().mean()
+    W = problem.prox_W(W * torch.where(size > 0, target / size, 1.0), 0.0)
+    return W, H if problem.loss.quadratic else problem.prox_H(H + 1e-3 * _size(H), 0.0)
 
 
 def uniforms(count: int, rank: int, seed: int, offset: int = 0, stream: int = 0) -> Tensor:
@@ -137,8 +149,10 @@ def _mostly_known(problem: Problem) -> bool:
 
 
 def _signed_data(problem: Problem) -> bool:
-    (low,) = problem.rows.sum((problem.targets < 0).any().double())
-    return bool(problem.cols.sum(low)[0] > 0)
+    low = getattr(problem.X, "low", None)  # of chunks it is known
+    negative = (problem.targets < 0).any() if low is None else low < 0
+    (some,) = problem.rows.sum(torch.as_tensor(negative, dtype=torch.float64, device=problem.X.device))
+    return bool(problem.cols.sum(some)[0] > 0)
 
 
 def _svd(problem: Problem, rank: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -38,6 +38,11 @@ class Matrix(ABC):
     """Whether it was made from torch tensors or NumPy arrays, in which factors then go back."""
 
     @property
+    def names(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Of rows and columns, where the matrix itself knows them."""
+        return None, None
+
+    @property
     @abstractmethod
     def T(self) -> Matrix:
         """The transpose; ``X.T.T is X``."""
@@ -519,6 +524,10 @@ class Table:
         want, place = [str(c) for c in cols], {str(c): j for j, c in enumerate(self.cols)}
         if want == list(place):
             return self
+        from .chunked import Chunked
+
+        if isinstance(self.matrix, Chunked):
+            return Table(self.matrix.with_columns(cols), self.rows, cols, self.form)
         X = self.matrix.T
         absent = {"missing": [c for c in want if c not in place], "unknown": [c for c in place if c not in set(want)]}
         if isinstance(X, Observed) and absent["missing"]:
@@ -559,7 +568,7 @@ def as_table(X: Any, weight: Any = None) -> Table:
     if isinstance(X, Table):
         return X if weight is None else Table(_weighted(X.matrix, _ordered(weight, X.rows, X.cols)), X.rows, X.cols, X.form)
     if isinstance(X, Matrix):
-        return Table(X if weight is None else _weighted(X, weight), form=X.form)
+        return Table(X if weight is None else _weighted(X, weight), *X.names, form=X.form)
     if isinstance(X, Tensor):
         return Table(_kind(X, weight), form="torch")
     if _is_sparse(X):
@@ -593,10 +602,12 @@ def _form(X: Any) -> str:
 
 
 def _weighted(X: Matrix, weight: Any) -> Matrix:
+    if not isinstance(X, Dense | Stored):
+        raise ValueError(f"{X!r} takes no weight from outside; give each chunk with its own, e.g. Dense(chunk, weight)")
     holes = torch.zeros_like(X.entries(), dtype=torch.bool) if X.weight is None else X.weight == 0
     if X.weight is not None and not bool((holes | (X.weight == 1)).all()):
         raise ValueError("X has weights of its own and another weight was given; give one of the two")
-    made = Dense(X.entries(), weight) if isinstance(X, Dense) else type(X)(X, weight)  # type: ignore[call-arg]
+    made = Dense(X.entries(), weight) if isinstance(X, Dense) else type(X)(X, weight)
     if bool(holes.any()):  # what is no data stays so
         made.weight = (torch.ones_like(made.entries()) if made.weight is None else made.weight).masked_fill(holes, 0.0)
     return made

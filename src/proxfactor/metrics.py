@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .chunked import Chunked
 from .matrix import Matrix, as_matrix
-from .problem import Problem
+from .streamed import problem_of
 
 POINTS = 400
 """Points of a profile: more rows or columns become means of equal groups of neighbours."""
@@ -30,7 +31,7 @@ def relative_error(X: Any, W: Any, H: Any, weight: Any = None) -> float:
     >>> relative_error([[1.0, 2.0], [2.0, 4.0]], [[1.0], [2.0]], [[1.0, 1.0]])
     0.4472135954999579
     """
-    problem = Problem(as_matrix(X, weight))
+    problem = problem_of(as_matrix(X, weight))
     A, B = _factors(problem.X, W, H)
     return problem.relative_error(A, B.mT)
 
@@ -43,7 +44,8 @@ def residual_summary(X: Any, W: Any, H: Any, rows: Any = None, cols: Any = None)
     shape      [m, n]
     histogram  ``edges`` and ``counts`` of x - ŷ over the cells that are data; the range is symmetric and holds 99 % of
                them, the outer bins hold the rest too; ``cells`` is how many they are. Where the zeros of a large Sparse
-               are data, the counts of its empty cells come from evenly spaced rows, scaled up: ``sampled`` is then True
+               are data, the counts of its empty cells come from evenly spaced rows, scaled up: ``sampled`` is then True.
+               Of Chunked data everything comes from the evenly spaced rows that stay in memory, and nothing is scaled up
     rows       ``error``: relative error of each row (None where its data is all zero or missing), at most 400 numbers:
                means over groups of ``group`` neighbours; ``worst``: the worst five as index, name (or None) and error
     cols       the same for columns
@@ -54,6 +56,8 @@ def residual_summary(X: Any, W: Any, H: Any, rows: Any = None, cols: Any = None)
     """
     X = as_matrix(X)
     A, B = _factors(X, W, H)
+    if isinstance(X, Chunked):
+        return _summary_of_sample(X, A, B, rows, cols)
     edges, counts, sampled = _histogram(X, A, B)
     error, size = _margins(X, A, B)
     return {
@@ -63,6 +67,16 @@ def residual_summary(X: Any, W: Any, H: Any, rows: Any = None, cols: Any = None)
         "cols": _profile(error[1], size[1], cols),
         "picture": _picture(X, A, B),
     }
+
+
+def _summary_of_sample(X: Chunked, A: Tensor, B: Tensor, rows: Any, cols: Any) -> dict[str, Any]:
+    at = X.sampled.numpy()
+    summary = residual_summary(X.sample, A[X.sampled.to(A.device)], B.mT, None if rows is None else rows[at], cols)
+    for worst in summary["rows"]["worst"]:
+        worst["index"] = int(at[worst["index"]])
+    summary["histogram"]["sampled"] |= len(at) < X.shape[0]
+    summary["rows"]["group"] *= math.ceil(X.shape[0] / len(at))
+    return summary | {"shape": list(X.shape)}
 
 
 def match(H: Any, H_true: Any) -> tuple[Tensor, Tensor]:

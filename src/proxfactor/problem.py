@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .chunked import Chunked
 from .comm import Comm
 from .losses import Frobenius, Loss, as_loss
 from .matrix import Matrix, Table, as_table
@@ -150,6 +151,8 @@ class Problem:
         table = as_table(self.X)
         object.__setattr__(self, "table", table)
         X = table.matrix
+        if isinstance(X, Chunked):
+            raise ValueError(f"{X!r} is never in memory as a whole; give it to factorize, or to Streamed in the place of Problem")
         loss = as_loss(self.loss).at(X, table.cols)
         parts = {"X": X, "loss": loss, "prox_W": as_prox(self.prox_W), "prox_H": as_prox(self.prox_H)}
         for name, part in parts.items():
@@ -319,20 +322,31 @@ class Problem:
         """
         if self.loss.quadratic:
             q = self.normal(B)
-        elif self.loss.bound is not None and self.majorised(B.shape[1]):
-            self.read()
-            G, slope = self.cols.sum(self.loss.bound * self._gram(B), self._slope(self.X.predict(A, B), A, B))
-            q = Quadratic(G, A @ G - slope)
-        else:
-            self.read()
-            pred = self.X.predict(A, B)
-            slope, G = self.cols.sum(self._slope(pred, A, B), self.X.gram(B, self._cells(self.loss.curvature, pred)))
+            return self._touching(A, B, q.G, q.C)
+        return self._touching(A, B, *self.cols.sum(*self._summands(A, B)))
+
+    def _summands(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """What these columns add to the model: (G, C) of a quadratic loss, else (G, the slope at A)."""
+        self.read()
+        if self.loss.quadratic:
+            return self._gram(B), self._data @ B
+        pred = self.X.predict(A, B)
+        if self.loss.bound is not None and self.majorised(B.shape[1]):
+            return self.loss.bound * self._gram(B), self._slope(pred, A, B)
+        return self.X.gram(B, self._cells(self.loss.curvature, pred)), self._slope(pred, A, B)
+
+    def _touching(self, A: Tensor, B: Tensor, G: Tensor, C: Tensor) -> Quadratic:
+        """The model at A from the sums over all columns, with the ties."""
+        if not self.loss.quadratic and G.ndim == 2:
+            C = A @ G - C
+        elif not self.loss.quadratic:
+            slope = C
             # a slope without curvature gets one that lets the entry fall to 0, or move by its row's mean
             size = torch.where(A == 0, A.abs().mean(1, keepdim=True), A.abs())
             flat = G.diagonal(dim1=-2, dim2=-1) <= 0
             G = G + torch.diag_embed(torch.where(flat, slope.abs() / torch.where(size > 0, size, 1.0), 0.0))
-            q = Quadratic(G, Quadratic(G, slope).grad(A))
-        return sum((t.model(A, B) for t in self.ties), q)
+            C = Quadratic(G, slope).grad(A)
+        return sum((t.model(A, B) for t in self.ties), Quadratic(G, C))
 
     def _slope(self, pred: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """This process's part of the loss's gradient in A, given its prediction."""
@@ -454,9 +468,13 @@ class Problem:
 
     def stationarity(self, A: Tensor, B: Tensor) -> Tensor:
         """The certificate of the factor A alone, one float64 number."""
-        prox = self.prox_W
-        if not prox.exact or not self.loss.smooth:
+        if not self.prox_W.exact or not self.loss.smooth:
             return torch.full((), torch.nan, dtype=torch.float64, device=A.device)
+        return _worst_of(*self.rows.sum(*self._unsettled(A, B)))
+
+    def _unsettled(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """‖R_q‖² and ‖F_q √D_q‖² of the certificate over these rows, (k,) each."""
+        prox = self.prox_W
         slope, D = self._gradient_and_curvature(A, B)
         D = _usable(prox, D.expand(A.shape), slope)
         D = group_metric(prox, D, tuple(A.shape), "mean")
@@ -464,9 +482,12 @@ class Problem:
         safe = torch.where(has, D, 1.0)
         moved = prox(torch.where(has, A - slope / safe, A), 1 / safe)
         R = torch.where(has, A - moved, 0.0).double() * safe.double().sqrt()
-        top, size = self.rows.sum(R.square().sum(0), (A.double().square() * D.double()).sum(0))
-        size = torch.maximum(size, 1e-10 * size.sum())  # a dying component does not hold the maximum up
-        return torch.where(top == 0, 0.0, top / size).amax().sqrt()
+        return R.square().sum(0), (A.double().square() * D.double()).sum(0)
+
+
+def _worst_of(top: Tensor, size: Tensor) -> Tensor:
+    size = torch.maximum(size, 1e-10 * size.sum())  # a dying component does not hold the maximum up
+    return torch.where(top == 0, 0.0, top / size).amax().sqrt()
 
 
 def _mark(B: Tensor) -> tuple:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,13 +26,29 @@ def to_table(X: np.ndarray | coo_array, rows: Names, cols: Names, missing: str, 
 
 
 def _dense(X: np.ndarray, rows: Names, cols: Names, missing: str) -> Table:
-    X = _floats(X)
-    _check_values(X, missing, lambda at: _place(rows, cols, *divmod(at, X.shape[1])))
-    if missing == "zeros":
-        X = np.where(X == 0, np.nan, X)
-    if np.isnan(X).all():
+    table = chunk_of(X, rows, cols, missing)
+    weight = table.matrix.weight
+    if not table.matrix.entries().numel() or (weight is not None and not weight.any()):
         raise ValueError(_NO_DATA)
-    return Table(as_matrix(X), rows, cols)
+    return table
+
+
+def chunk_of(X: Any, rows: Names, cols: Names, missing: str, first: int = 0) -> Table:
+    """Some rows of a wide table, an array or a csr matrix, from row number ``first`` on."""
+    stored = not isinstance(X, np.ndarray)
+    v = _floats(X.data if stored else X)
+
+    def place(at: int) -> str:
+        i, j = (int(X.tocoo().row[at]), int(X.indices[at])) if stored else divmod(at, X.shape[1])
+        return _place(rows, cols, i, j, first)
+
+    _check_values(v, missing, place)
+    if not stored:
+        return Table(as_matrix(np.where(v == 0, np.nan, v) if missing == "zeros" else v), rows, cols)
+    X = type(X)((v, X.indices, X.indptr), shape=X.shape)
+    if missing == "zeros":
+        X.eliminate_zeros()
+    return Table(Observed(X) if missing == "zeros" else Sparse(X), rows, cols)
 
 
 def _sparse(X: coo_array, rows: Names, cols: Names, missing: str, duplicates: str) -> Table:
@@ -74,9 +90,9 @@ def _check_values(X: np.ndarray, missing: str, place: Callable[[int], str]) -> N
         refuse(np.isnan(X), "no number", ", and missing='none' was asked; use missing='nan'")
 
 
-def _place(rows: Names, cols: Names, i: int, j: int) -> str:
-    """Row and column by name, else by number from 0."""
-    return f"row {i if rows is None else repr(rows.item(i))}, column {j if cols is None else repr(cols.item(j))}"
+def _place(rows: Names, cols: Names, i: int, j: int, first: int = 0) -> str:
+    """Row and column by name, else by number from 0; i counts from row ``first`` on."""
+    return f"row {first + i if rows is None else repr(rows.item(i))}, column {j if cols is None else repr(cols.item(j))}"
 
 
 def _merged(

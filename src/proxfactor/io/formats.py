@@ -14,18 +14,26 @@ from typing import Any
 from ..matrix import Table
 from .arrays import NO_PICKLE, mtx, npy, npz
 from .cells import to_table
+from .chunks import Rows, in_chunks, opened, too_large
 from .files import reading, shown
 from .tables import Csv, Parquet, from_columns
 
 _MAGIC = {"parquet": b"PAR1", "npy": b"\x93NUMPY", "npz": b"PK", "mtx": b"%%MatrixMarket"}
 _ARRAYS: dict[str, Callable] = {"npy": npy, "npz": npz, "mtx": mtx}
+SMALL = 2**24
+"""Bytes of a file that is read as a whole without more ado."""
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".ckpt")
 
 
 def read(
-    path: str | os.PathLike[str], *, missing: str = "nan", layout: str | Sequence[str] = "auto", duplicates: str = "error"
+    path: str | os.PathLike[str],
+    *,
+    missing: str = "nan",
+    layout: str | Sequence[str] = "auto",
+    duplicates: str = "error",
+    chunked: bool | None = None,
 ) -> Table:
-    r"""The matrix in a parquet, csv, npy, npz or mtx file, with the names of its rows and columns where it has them.
+    r"""The matrix in a parquet, csv, npy, npz, mtx or zarr file, with the names of its rows and columns where it has them.
 
     The first bytes tell the format; csv may be separated by comma, semicolon or tab, csv and mtx may be gzipped.
     A wide table has a matrix row in each row; its names are the pandas index or a first column of text. A long table has
@@ -36,6 +44,10 @@ def read(
     ``missing`` says which cells are no data. "nan": NaN and null, and in a long table the pairs that do not occur.
     "zeros": also the zeros of a wide table or an array, and the cells that an npz or mtx does not store. "none": no cell;
     NaN is an error, and what a long table or sparse file does not store is 0. A 0 in a long table is always data.
+
+    ``chunked=True`` leaves the data in the file: the matrix is then `Chunked`, and a fit reads it once a sweep. It is the
+    default for what takes more than a third of the free memory. It takes wide tables, npy, npz (an array, or a csr matrix) and
+    zarr (a folder).
 
     Raises ValueError for what is no matrix of numbers, FileNotFoundError and other OSErrors for what cannot be opened,
     MemoryError for what would not fit, before it is read.
@@ -53,6 +65,10 @@ def read(
     _check_file(place, name)
     try:
         kind, gzipped = _format(place)
+        if chunked is None and kind in ("npy", "parquet", "npz") and place.stat().st_size > SMALL:
+            chunked = too_large(_rows_if_any(place, kind, gzipped, wanted))
+        if chunked or kind == "zarr":
+            return in_chunks(opened(place, kind, gzipped, wanted), missing)
         if kind == "csv":
             found = from_columns(Csv(place, gzipped, bare=wanted == "long"), wanted)
         elif kind == "parquet":
@@ -65,6 +81,14 @@ def read(
         return to_table(*found, missing, duplicates)
     except (ValueError, MemoryError) as error:
         raise (MemoryError if isinstance(error, MemoryError) else ValueError)(f"{name}: {error}") from None
+
+
+def _rows_if_any(path: Path, *how: Any) -> Rows | None:
+    """The rows of a file that can be read in chunks, before anything else is said about it."""
+    try:
+        return opened(path, *how)
+    except (ValueError, TypeError, OSError):
+        return None
 
 
 def _one_of(option: str, given: Any, *known: str) -> None:
@@ -83,6 +107,8 @@ def _layout(given: str | Sequence[str]) -> str | tuple[str, ...]:
 
 def _check_file(path: Path, name: str) -> None:
     if path.is_dir():
+        if _is_zarr(path):
+            return
         raise IsADirectoryError(f"{name} is a folder; name one file in it")
     if not path.exists():
         near = difflib.get_close_matches(path.name, os.listdir(path.parent) if path.parent.is_dir() else [], n=1)
@@ -92,8 +118,14 @@ def _check_file(path: Path, name: str) -> None:
         raise OSError(f"{name} is no regular file; write the data to a file first")
 
 
+def _is_zarr(path: Path) -> bool:
+    return (path / ".zarray").is_file() or (path / "zarr.json").is_file()
+
+
 def _format(path: Path) -> tuple[str, bool]:
     """The format that the first bytes tell, and whether they are gzipped."""
+    if path.is_dir():
+        return "zarr", False
     with path.open("rb") as file:
         head = file.read(64)
     if gzipped := head.startswith(b"\x1f\x8b"):

@@ -55,9 +55,9 @@ class Parquet:
         except (KeyError, TypeError, ValueError, RecursionError):
             return []
 
-    def batches(self, texts: list[str], numbers: list[str]) -> Iterator[Any]:
+    def batches(self, texts: list[str], numbers: list[str], rows: int = 2**16) -> Iterator[Any]:
         with reading("parquet file"):
-            yield from self.file.iter_batches(columns=[*texts, *numbers])
+            yield from self.file.iter_batches(rows, columns=[*texts, *numbers])
 
 
 class Csv:
@@ -99,7 +99,8 @@ class Csv:
             arrow.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False),
         )
 
-    def batches(self, texts: list[str], numbers: list[str]) -> Iterator[Any]:
+    def batches(self, texts: list[str], numbers: list[str], rows: int = 0) -> Iterator[Any]:
+        """``rows`` is of no matter here: a block of the file is a batch."""
         import pyarrow as pa
 
         types = {f.name: f.type if pa.types.is_boolean(f.type) else pa.float64() for f in self.schema}
@@ -130,11 +131,15 @@ def _kind(kind: Any) -> str:
 
 def from_columns(source: Parquet | Csv, layout: str | tuple[str, ...]) -> tuple[Any, Names, Names]:
     """The array of a wide table or the coo_array of a long one, and the names of its rows and columns."""
+    _check_names(source)
+    names = _cell_columns({n: k for n, k in source.kinds.items() if n not in source.index}, bool(source.index), layout)
+    return _long(source, names) if names else _wide(source)
+
+
+def _check_names(source: Parquet | Csv) -> None:
     twice = next((n for n, count in Counter(source.schema.names).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"has two columns named {twice!r}; rename one of them")
-    names = _cell_columns({n: k for n, k in source.kinds.items() if n not in source.index}, bool(source.index), layout)
-    return _long(source, names) if names else _wide(source)
 
 
 def _cell_columns(kinds: dict[str, str], named: bool, layout: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -181,13 +186,8 @@ def _dtype(source: Parquet | Csv, cols: list[str]) -> np.dtype:
 
 def _wide(source: Parquet | Csv) -> tuple[np.ndarray, Names, Names]:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    names = list(source.kinds)
-    labels = list(source.index) or [n for n in names[:1] if source.kinds[n] == "text" or not n]
-    cols = [n for n in names if n not in labels]
-    _check_numeric(source, cols or names)
-    dtype = _dtype(source, cols)
+    labels, cols, dtype = wide_columns(source, "wide")
     memory_for(source.rows, len(cols), dtype.itemsize, "the matrix")
     X, done = np.empty((source.rows, len(cols)), dtype), 0
     parts: dict[str, list] = {n: [] for n in labels}
@@ -196,13 +196,44 @@ def _wide(source: Parquet | Csv) -> tuple[np.ndarray, Names, Names]:
         if end > len(X):  # csv does not say how many rows will come
             memory_for(2 * end, len(cols), dtype.itemsize, "the matrix")
             X = np.concatenate([X[:done], np.empty((end, len(cols)), dtype)])
-        for j, c in enumerate(cols):
-            X[done:end, j] = pc.cast(columns[c], pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        _fill(X[done:end], [columns[c] for c in cols])
         for n in labels:
             parts[n].append(columns[n])
         done = end
     rows = _row_names([pa.chunked_array(parts[n]) for n in labels]) if labels and done else None
     return X[:done], rows, np.array(cols, dtype=object)
+
+
+def _fill(X: np.ndarray, columns: list[Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for j, column in enumerate(columns):
+        X[:, j] = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def wide_columns(source: Parquet | Csv, layout: str) -> tuple[list[str], list[str], np.dtype]:
+    """The columns of a wide table that name its rows, those of its matrix, and what they are read as."""
+    _check_names(source)
+    if _cell_columns({n: k for n, k in source.kinds.items() if n not in source.index}, bool(source.index), layout):
+        raise ValueError("is a long table, whose rows are only known at its end; chunks are read of a wide one, or a csr in npz")
+    names = list(source.kinds)
+    labels = list(source.index) or [n for n in names[:1] if source.kinds[n] == "text" or not n]
+    cols = [n for n in names if n not in labels]
+    _check_numeric(source, cols or names)
+    return labels, cols, _dtype(source, cols)
+
+
+def wide_chunks(
+    source: Parquet | Csv, labels: list[str], cols: list[str], dtype: np.dtype, rows: int
+) -> Iterator[tuple[np.ndarray, Names, Names]]:
+    """A wide table some rows at a time, with the names of these rows and of the columns."""
+    named = np.array(cols, dtype=object)
+    for batch in source.batches(labels, cols, rows):
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        X = np.empty((batch.num_rows, len(cols)), dtype)
+        _fill(X, [columns[c] for c in cols])
+        yield X, (_row_names([columns[n] for n in labels]) if labels else None), named
 
 
 def _row_names(columns: list[Any]) -> np.ndarray:

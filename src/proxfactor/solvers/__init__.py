@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..problem import Problem
+from ..streamed import Streamed
 from .admm import ADMM
 from .apg import APG
 from .base import Alternating, Memory, Passes, Solver, State
@@ -35,7 +36,8 @@ def auto(problem: Problem) -> Alternating:
     if coupled and not convex:
         return PALM()
     solver = APG() if coupled else HALS()
-    return Extrapolated(solver) if convex and problem.loss.quadratic and not problem.ties else solver
+    ahead = convex and problem.loss.quadratic and not problem.ties and not isinstance(problem, Streamed)
+    return Extrapolated(solver) if ahead else solver
 
 
 def as_solver(spec: Any, problem: Problem) -> Alternating:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from ..problem import Problem, Quadratic
 from ..prox import Prox
+from ..streamed import Streamed
 from ..text import Spelled
+from .em import from_counts
 
 Memory = dict[str, Tensor]
 
@@ -57,6 +59,10 @@ class Solver(Spelled, ABC):
         """The State moved to other factors, of no higher value."""
         return dataclasses.replace(state, W=W, H=H)
 
+    def look(self, problem: Problem, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """The objective and the certificates of W and H at the State."""
+        return problem.value(state.W, state.H), *problem.certificate(state.W, state.H)
+
 
 class Alternating(Solver):
     """One half-step for W, and the same one for H on the transposed problem."""
@@ -69,10 +75,31 @@ class Alternating(Solver):
         """The same with as many passes over a factor for each product with X as may pay."""
         return self
 
+    def sized(self, m: int, n: int, k: int) -> Alternating:
+        """The same for the half-steps of an m x n matrix, of which it may be given parts."""
+        return self
+
     def step(self, problem: Problem, state: State) -> State:
+        if isinstance(problem, Streamed):
+            return self._streamed(problem, state)
         W = self.half(problem, state.W, state.H.mT, state.w)
         Ht = self.half(problem.T, state.H.mT, W, state.h)
         return State(W, Ht.mT, state.w, state.h, state.sweep + 1)
+
+    def _streamed(self, problem: Streamed, state: State) -> State:
+        """The same sweep chunk by chunk. Under KL the first few half-steps for H are those of EM, which see the data only once."""
+        W, w = problem.ahead(self, state)
+        B, side = state.H.mT, problem.T
+        if problem.counted(state.sweep):
+            Ht = from_counts(self, side.prox_W, *problem.counts(W, B), B)
+        else:
+            Ht = Alternating.half(self.sized(len(B), len(W), W.shape[1]), side, B, W, state.h)  # by ``rows``: the cells are gone
+        return State(W, Ht.mT.contiguous(), w, state.h, state.sweep + 1)
+
+    def look(self, problem: Problem, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        if isinstance(problem, Streamed) and not problem.seen(state.W, state.H.mT):
+            problem.ahead(self, state, look=True)  # in the read that the next half-step needs
+        return super().look(problem, state)
 
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         """A better A (m, k) for the fixed B (n, k), block of rows by block of rows."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem, Quadratic
+from ..streamed import Streamed
 from .base import Alternating, Memory, State
 from .hals import HALS
 
@@ -45,6 +46,8 @@ class Extrapolated(Alternating):
         if not problem.loss.quadratic or problem.ties:
             what = "ties" if problem.ties else repr(problem.loss)
             raise ValueError(f"Extrapolated takes squared error without ties, and this problem has {what}; use {self.solver!r}")
+        if isinstance(problem, Streamed):
+            raise ValueError(f"Extrapolated keeps products with all of X, which comes in chunks; use {self.solver!r}")
         self.solver.check(problem)
 
     def rows(self, prox: Any, q: Any, A: Tensor, memory: Memory) -> Tensor:

@@ -37,9 +37,13 @@ class HALS(Passes):
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         if self.inner is not None:
             return super().half(p, A, B, memory)
-        (m, k), n = A.shape, len(B)
+        return self.sized(len(A), len(B), A.shape[1]).half(p, A, B, memory)
+
+    def sized(self, m: int, n: int, k: int) -> HALS:
+        if self.inner is not None:
+            return self
         rho = 1 + (m * n + n * k) / (m * k + m)
-        return HALS(inner=min(max(3, int(1 + rho / 2)), 5)).half(p, A, B, memory)
+        return HALS(inner=min(max(3, int(1 + rho / 2)), 5))
 
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
         inner = self.inner or 3
