@@ -246,7 +246,7 @@ def scan(
     data: str,
     /,
     *,
-    ranks: str = "1:10",
+    ranks: str | None = None,
     W: Annotated[str | None, Parameter(name="--W")] = None,
     H: Annotated[str | None, Parameter(name="--H")] = None,
     loss: str = "frobenius",
@@ -274,7 +274,7 @@ def scan(
     data
         A file: parquet, csv, npy, npz or mtx.
     ranks
-        The numbers of components to try: 2:12 (both ends), 2:20:3 (every third) or 2,3,5,8.
+        The numbers of components to try: 2:12 (both ends), 2:20:3 (every third) or 2,3,5,8; 1 to 10, if left out.
     W
         The constraint on W, as in fit.
     H
@@ -314,9 +314,10 @@ def scan(
 
     tensors = dict(map(_tensor, tensor or []))
     table, weights = _read_with_weights(data, weight, {"missing": missing, "layout": layout, "duplicates": duplicates})
+    tried = range(1, min(10, *table.matrix.shape) + 1) if ranks is None else _rank_list(ranks)
     with _fits_shown(quiet) as callback:
         found = rank_scan(
-            table, _rank_list(ranks), W=_prox(W, tensors), H=_prox(H, tensors), loss=loss, weight=weights, method=method,
+            table, tried, W=_prox(W, tensors), H=_prox(H, tensors), loss=loss, weight=weights, method=method,
             restarts=restarts, fraction=fraction, seed=seed, tol=tol, max_iter=max_iter, workers=workers, out=out,
             callback=callback,
         )  # fmt: skip
@@ -333,7 +334,7 @@ def advise(
     yardstick: str | None = None,
     restarts: Annotated[int, Whole] = 4,
     fraction: float = 0.1,
-    max_fits: Annotated[int, Whole] = 80,
+    max_fits: Annotated[int, Whole] = 60,
     weight: str | None = None,
     missing: Missing = None,  # type: ignore[assignment]
     layout: str | None = None,
@@ -550,9 +551,8 @@ def _rank_list(text: str) -> list[int]:
         if ":" not in text:
             return [int(part) for part in text.split(",")]
         first, last, *step = map(int, text.split(":"))
-        (step,) = step or [1]
-        return list(range(first, last + 1, step))
-    except ValueError:
+        return list(range(first, last + 1, *step))
+    except (TypeError, ValueError):
         raise ValueError(f"--ranks {text!r} must be FIRST:LAST, FIRST:LAST:STEP or numbers with commas, e.g. 2:12") from None
 
 

@@ -251,12 +251,9 @@ def consensus(fits: Sequence[tuple[Any, Any]]) -> np.ndarray:
     >>> consensus([(np.eye(2), np.eye(2)), (np.ones((2, 1)), np.ones((1, 2)))]).tolist()
     [[1.0, 0.5], [0.5, 1.0]]
     """
-    together = 0.0
-    for W, H in fits:
-        W, H = (torch.as_tensor(F).detach().double().cpu() for F in (W, H))
-        label = (W.abs() * torch.linalg.vector_norm(H, dim=1)).argmax(1).numpy()
-        together = together + (label[:, None] == label[None, :])
-    return together / len(fits)
+    pairs = [[torch.as_tensor(F).detach().double().cpu() for F in pair] for pair in fits]
+    labels = [(W.abs() * torch.linalg.vector_norm(H, dim=1)).argmax(1).numpy() for W, H in pairs]
+    return np.mean([label[:, None] == label for label in labels], axis=0)
 
 
 def cophenetic(C: Any) -> float:

@@ -74,10 +74,10 @@ def advise(
     yardstick: Loss | str | None = None,
     restarts: int = 4,
     fraction: float = 0.1,
-    max_fits: int = 80,
+    max_fits: int = 60,
     seed: int = 0,
     tol: float = 1e-3,
-    max_iter: int = 200,
+    max_iter: int = 100,
     workers: int = 1,
     out: str | os.PathLike[str] | None = None,
     callback: Callable[[Progress], Any] | None = None,
@@ -159,7 +159,8 @@ def _models(
     """The problems by name, the narrower constraints first, and what was left out with the reason."""
     signed = bool((_values(table.matrix) < 0).any())
     pairs = list((SIGNED if signed else SHARES) if constraints is None else constraints)
-    models, left_out = {}, {}
+    models: dict[str, Problem] = {}
+    left_out: dict[str, str] = {}
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"constraints holds {pair!r}; each is a pair (W, H), e.g. ('nonneg', None)")

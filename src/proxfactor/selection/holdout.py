@@ -107,8 +107,8 @@ def hold_out(X: Matrix, fraction: float = 0.1, turn: int = 0, seed: int = 0) -> 
         away = away.reshape(X.shape)
         w = torch.ones_like(X.values) if X.weight is None else X.weight
         return HoldOut(Dense._of(X.values.masked_fill(away, 0.0), w.masked_fill(away, 0.0)), hidden)
-    w = None if X.weight is None else X.weight[~away]
-    return HoldOut(type(X)._of(*_rows_of(row[~away], col[~away], X), X.values[~away], X.shape, w, X.background), hidden)
+    kept = None if X.weight is None else X.weight[~away]
+    return HoldOut(type(X)._of(*_rows_of(row[~away], col[~away], X), X.values[~away], X.shape, kept, X.background), hidden)
 
 
 def _among_zeros(X: Sparse, fraction: float, turn: int, seed: int) -> HoldOut:

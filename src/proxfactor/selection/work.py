@@ -7,10 +7,11 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..fit import _limits as limits
 from ..fit import factorize
 from ..io.files import shown, write_atomically
 from ..losses import Loss
@@ -44,7 +46,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return f"{self.model}-rank-{self.rank}-turn-{self.turn}"
+        return re.sub(r"[^\w.=+-]+", "_", f"{self.model}-rank-{self.rank}-turn-{self.turn}")
 
 
 @dataclass(frozen=True)
@@ -98,17 +100,18 @@ class Plan:
     yardstick: Loss | None = None
 
     def __post_init__(self) -> None:
-        """The same data for every model, without what others have computed from it."""
+        """The same data for every model, without what others have computed from it. Raises ValueError for bad numbers."""
+        limits(self.max_iter, self.tol, self.seed)
         X = _bare(next(iter(self.models.values())).X)
         self.models = {name: replace(problem, X=X) for name, problem in self.models.items()}
-        self._held: tuple[int, HoldOut] | None = None
+        self._held = 0, hold_out(X, self.fraction, 0, self.seed)
 
     @property
     def X(self) -> Matrix:
         return next(iter(self.models.values())).X
 
     def hold_out(self, turn: int) -> HoldOut:
-        if self._held is None or self._held[0] != turn:
+        if self._held[0] != turn:
             self._held = turn, hold_out(self.X, self.fraction, turn, self.seed)
         return self._held[1]
 
@@ -153,7 +156,7 @@ def _told(problem: Problem) -> dict[str, str]:
 def _hash(tensors: list[Tensor | None], words: list[Any]) -> str:
     digest = hashlib.sha256(repr([str(w) for w in words]).encode())
     for t in tensors:
-        digest.update(b"none" if t is None else memoryview(np.ascontiguousarray(t.detach().cpu().numpy())).cast("B"))
+        digest.update(b"none" if t is None else np.ascontiguousarray(t.detach().cpu().numpy()).data.cast("B"))
     return digest.hexdigest()
 
 
@@ -223,17 +226,17 @@ class Work:
         """Makes these fits, those of one turn together."""
         todo = sorted(set(jobs) - self.fits.keys())
         total = len(self.fits) + len(todo) if total is None else total
-        for job in list(todo) if self.folder else []:
-            file = self.folder / f"{job.name}.safetensors"
-            if file.exists():
+        for job in list(todo):
+            file = self._file(job)
+            if file is not None and file.exists():
                 self.fits[job] = Fit.read(file, job)
                 todo.remove(job)
         made = self._here(todo) if self.workers == 1 or len(todo) < 2 else self._elsewhere(todo)
         try:
             for fit in made:
                 self.fits[fit.job] = fit
-                if self.folder:
-                    write_atomically(self.folder / f"{fit.job.name}.safetensors", fit.bytes())
+                if (file := self._file(fit.job)) is not None:
+                    write_atomically(file, fit.bytes())
                 if self.callback and self.callback(Progress(len(self.fits), max(total, len(self.fits)), fit)):
                     self.interrupted = True
                     break
@@ -244,10 +247,13 @@ class Work:
         if self.interrupted and not self.fits:
             raise KeyboardInterrupt
 
-    def _here(self, todo: list[Job]) -> Iterator[Fit]:
+    def _file(self, job: Job) -> Path | None:
+        return None if self.folder is None else self.folder / f"{job.name}.safetensors"
+
+    def _here(self, todo: list[Job]) -> Generator[Fit, None, None]:
         yield from map(self.plan.fit, todo)
 
-    def _elsewhere(self, todo: list[Job]) -> Iterator[Fit]:
+    def _elsewhere(self, todo: list[Job]) -> Generator[Fit, None, None]:
         """The fits by processes that share the data through files, in the order in which they end."""
         with tempfile.TemporaryDirectory(prefix="proxfactor-") as shared:
             _send(self.plan, Path(shared))
