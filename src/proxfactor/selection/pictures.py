@@ -51,7 +51,7 @@ def _errors(scan: Scan, ax: Axes, ranks: np.ndarray) -> None:
     top = max((e for e in error if math.isfinite(e)), default=1.0)
     if top > 0.6:
         ax.axhline(1, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="one mean for all")
-    if error.min() > 0 and top > 20 * error.min():
+    if error.min() > 0 and top > 8 * error.min():
         ax.set_yscale("log")
     else:
         ax.set_ylim(bottom=0)
@@ -64,7 +64,7 @@ def _silhouettes(scan: Scan, ax: Axes, ranks: np.ndarray) -> None:
     for key, color, label in (("weakest", RUST, "weakest component"), ("silhouette", BLUE, "mean of components")):
         ax.plot(ranks, [row[key] for row in scan.table], color=color, marker="o", markersize=4, label=label)
     ax.plot(ranks, [row["cophenetic"] for row in scan.table], color=GREY, marker=".", linewidth=1, label="cophenetic")
-    ax.axhline(STABLE, color=GREY, linestyle=(0, (4, 3)), linewidth=1)
+    ax.axhline(STABLE, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label="found again in every fit")
     ax.set(ylabel="silhouette", ylim=(min(0.0, np.nanmin([0.0, *(row["weakest"] for row in scan.table)]) - 0.05), 1.05))
 
 
@@ -78,21 +78,25 @@ def plot_advice(advice: Advice, ax: Axes | None = None) -> Axes:
     for row in advice.table:
         if row["rank"]:
             models.setdefault(row["model"], []).append(row)
-    for (name, rows), color in zip(models.items(), [COLORS[i % len(COLORS)] for i in range(len(models))], strict=True):
-        rows = sorted(rows, key=lambda row: row["rank"])
-        at, error = [row["rank"] for row in rows], [row["error"] for row in rows]
-        ax.plot(at, error, "o-", color=color, markersize=4, linewidth=1.3, label=name)
+    most = advice.table[0]["fits"]
+    for i, (name, rows) in enumerate(models.items()):
+        rows, color = sorted(rows, key=lambda row: row["rank"]), COLORS[i % len(COLORS)]
+        ax.plot([row["rank"] for row in rows], [row["error"] for row in rows], color=color, linewidth=1.3, label=name)
+        for row in rows:  # full: tried on all hidden sets; empty: on one
+            full = color if row["fits"] == most else "white"
+            ax.plot(row["rank"], row["error"], "o", color=color, markerfacecolor=full, markersize=4)
     for row in advice.table:
         if not row["rank"]:
             dash: Any = (0, (4, 3)) if row["model"] == "means" else (0, (1, 2))
-            ax.axhline(row["error"], color=GREY, linestyle=dash, label=row["model"])
+            ax.axhline(row["error"], color=GREY, linestyle=dash, label=row["model"].replace("means", "row and column means"))
     best = advice.best
     if best["rank"]:
         ax.plot(best["rank"], best["error"], "o", color="none", markeredgecolor="black", markersize=12, label="advised")
     ranks = sorted({row["rank"] for row in advice.table if row["rank"]})
     if ranks and ranks[-1] > 8:
         ax.set_xscale("log", base=2)
-    ax.set_xticks(ranks, [str(r) for r in ranks])
+        ranks = [rank for rank in ranks if rank & (rank - 1) == 0]
+    ax.set_xticks(ranks, [str(rank) for rank in ranks])
     ax.minorticks_off()
     shown = [row["error"] for row in advice.table if math.isfinite(row["error"])]
     if shown and min(shown) > 0 and max(shown) > 20 * min(shown):
