@@ -125,11 +125,13 @@ def test_margins_are_means_drawn_to_the_mean_of_all_by_one_cell():
 
 
 def test_the_rule_compares_the_errors_turn_by_turn():
-    noisy = {1: {0: 1.0, 1: 2.0}, 2: {0: 0.5, 1: 1.5}, 3: {0: 0.4, 1: 1.49}}
+    noisy = {1: {0: 1.0, 1: 2.0}, 2: {0: 0.5, 1: 1.5}, 3: {0: 0.4, 1: 1.49}}  # excess of 2: 0.1 and 0.01
     best, excess = one_se(noisy)
     assert best == 3  # the turns differ by 1, the ranks in the same way in both of them
     assert excess[2] == (pytest.approx(0.055), pytest.approx(0.045))
     assert one_se({1: {0: 1.0, 1: 1.0}, 2: {0: 0.1, 1: 0.2}, 3: {0: 0.2, 1: 0.09}})[0] == 2
+    wild = {1: {0: 1.0, 1: 1.0}, 2: {0: 0.1, 1: 0.9}, 3: {0: 0.1, 1: 0.11}}
+    assert one_se(wild)[0] == 3  # rank 2 gains nothing from a fit that went wrong
     assert one_se({1: {0: 1.0}, 2: {0: 1e-6}, 3: {0: 1e-9}})[0] == 2
 
 
@@ -350,7 +352,7 @@ def test_data_with_holes_and_the_budget_are_respected():
 
 def test_losses_are_tried_only_where_the_values_allow_them():
     def tried(X, **options):
-        return {row["loss"] for row in advise(X, max_rank=1, max_fits=4, restarts=2, max_iter=5, **options).table} - {""}
+        return {row["loss"] for row in advise(X, max_rank=1, max_fits=24, restarts=2, max_iter=5, **options).table} - {""}
 
     assert tried(PLANTED - 1) == {"Frobenius()"}
     assert tried(COUNTS) == {"Frobenius()", "KL()"}

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SURE = 2.0
 """Standard errors by which a factorization must beat the means before there is said to be structure."""
 
+FIRST = 2
+"""Hidden sets on which every candidate is tried."""
+
 SHARES = ("simplex(dim=1)", "nonneg"), ("nonneg", "nonneg"), (None, None)
 SIGNED = ("simplex(dim=1)", None), ("nonneg", None), (None, None)
 
@@ -86,7 +89,7 @@ def advise(
 
     Each candidate is judged by the same yardstick on the same hidden cells: the Poisson deviance for counts, else the squared
     error of what it expects there. Both are least on average at the true mean, whatever the noise (Savage 1971; Gneiting
-    2011), so that neither favours the loss it belongs to. Ranks 1, 2, 4, … of every loss and constraint are tried once, the
+    2011), so that neither favours the loss it belongs to. Ranks 1, 2, 4, … of every loss and constraint are tried on two sets, the
     two best refined by golden section, and the best candidates tried on ``restarts`` sets of hidden cells. Advised is the
     simplest within one standard error of the best: the fewest components, then the narrower constraint. Structure is spoken
     of only where the means are beaten by two standard errors.
@@ -94,8 +97,8 @@ def advise(
     Args:
         X, weight: as in ``factorize``.
         losses: squared error always; KL where nothing is negative, Itakura-Saito where all is positive, logistic for 0 and 1.
-        constraints: pairs (W, H). Left out: shares (simplex rows of W), non-negative, and none; for data with negative
-            values H is free.
+        constraints: pairs (W, H). Left out: shares (simplex rows of W), non-negative, and none; where negative values
+            are more than a tenth of the data, H is free.
         max_rank: half of the smaller side, and at most 64.
         yardstick: a loss that compares expected with hidden data, e.g. "itakurasaito" where relative errors matter.
         restarts, fraction, seed, tol, max_iter, workers, out, callback: as in ``rank_scan``.
@@ -124,6 +127,7 @@ def advise(
     judge.check(data.entries())
     work = Work(Plan(models, fraction, seed, tol, max_iter, judge), check_workers(workers), out, callback)
     _search(work, list(models), top, restarts, max_fits)
+    left_out |= {name: f"max_fits, {max_fits}, was reached before" for name in models if not _first(work, name)}
     return _read(work, models, judge, restarts, left_out)
 
 
@@ -157,7 +161,8 @@ def _models(
     table: Table, losses: Sequence[Loss | str] | None, constraints: Sequence[tuple[Any, Any]] | None
 ) -> tuple[dict[str, Problem], dict[str, str]]:
     """The problems by name, the narrower constraints first, and what was left out with the reason."""
-    signed = bool((_values(table.matrix) < 0).any())
+    x = _values(table.matrix)
+    signed = bool(-x.clamp(max=0).sum() > 0.1 * x.abs().sum())
     pairs = list((SIGNED if signed else SHARES) if constraints is None else constraints)
     models: dict[str, Problem] = {}
     left_out: dict[str, str] = {}
@@ -204,31 +209,37 @@ def _short(W: Any, H: Any) -> str:
 
 
 def _search(work: Work, models: list[str], top: int, restarts: int, max_fits: int) -> None:
-    """Coarse, then fine, on the first hidden set; then the best candidates on all of them."""
+    """Coarse, then fine, on the first hidden sets; then the best candidates on all of them."""
     ladder = sorted({2**i for i in range(top.bit_length())} | {top})
-    coarse, fine = max(1, max_fits // 2), max(1, 2 * max_fits // 3)
+    coarse, fine = max(FIRST, max_fits // 2), max(FIRST, 2 * max_fits // 3)
     climbing = list(models)
     for rank in ladder:
-        climbing = [name for name in climbing if _still_falls(_first(work, name))][: coarse - len(work.fits)]
-        if not climbing or not _made(work, [Job(0, name, rank) for name in climbing], max_fits):
+        climbing = [name for name in climbing if _still_falls(_first(work, name))][: (coarse - len(work.fits)) // FIRST]
+        if not _made(work, [Job(t, name, rank) for name in climbing for t in range(FIRST)], max_fits):
             break
     for name in sorted((n for n in models if _first(work, n)), key=lambda n: min(_first(work, n).values()))[:2]:
-        while len(work.fits) < fine and (rank := _between(_first(work, name))) and _made(work, [Job(0, name, rank)], max_fits):
-            pass
-    tried = sorted((fit for fit in work.fits.values() if fit.job.turn == 0), key=lambda fit: fit.error)
-    count = max(1, (max_fits - len(work.fits)) // (restarts - 1))
-    _made(work, [Job(t, fit.job.model, fit.job.rank) for fit in tried[:count] for t in range(1, restarts)], max_fits)
+        while len(work.fits) + FIRST <= fine and (rank := _between(_first(work, name))):
+            if not _made(work, [Job(t, name, rank) for t in range(FIRST)], max_fits):
+                break
+    tried = sorted((error, name, rank) for name in models for rank, error in _first(work, name).items())
+    count = (max_fits - len(work.fits)) // max(1, restarts - FIRST)
+    _made(work, [Job(t, name, rank) for _, name, rank in tried[:count] for t in range(FIRST, restarts)], max_fits)
 
 
 def _made(work: Work, jobs: list[Job], total: int) -> bool:
-    if not work.interrupted:
+    """Whether the jobs were made, and there is more to do."""
+    if jobs and not work.interrupted:
         work.run(jobs, total)
-    return not work.interrupted
+    return bool(jobs) and not work.interrupted
 
 
 def _first(work: Work, model: str) -> dict[int, float]:
-    """The error of each rank on the first hidden set."""
-    return {fit.job.rank: fit.error for fit in work.fits.values() if fit.job.model == model and fit.job.turn == 0}
+    """The lower error of each rank on the first two hidden sets: a single fit may be an unlucky one."""
+    errors: dict[int, float] = {}
+    for job, fit in work.fits.items():
+        if job.model == model and job.turn < FIRST:
+            errors[job.rank] = min(fit.error, errors.get(job.rank, math.inf))
+    return errors
 
 
 def _still_falls(errors: dict[int, float]) -> bool:

@@ -19,6 +19,12 @@ from ..matrix import Dense, Matrix, Observed, Sparse, Stored
 MIXED = 0.01
 """The share of the margins in a prediction whose loss would be infinite at zero: a zero is then not infinitely wrong."""
 
+MOST_ZEROS = 10_000
+"""Zeros that may be hidden from sparse data whatever its size."""
+
+FEWEST_STORED = 2_000
+"""Stored cells of sparse data that are hidden where the fraction allows it."""
+
 
 @dataclass(frozen=True)
 class HoldOut:
@@ -79,8 +85,8 @@ def hold_out(X: Matrix, fraction: float = 0.1, turn: int = 0, seed: int = 0) -> 
     """Hides a ``fraction`` of the cells of X that are data; ``turn`` 0, 1, … hide one after another other ones, as in K-fold.
 
     A cell's number in the whole matrix and the seed decide, whatever the layout. Of a row's or column's cells at least half
-    stay. Where the cells that are not stored are zeros, as many of them are hidden as the fraction says, or, if they would
-    be more than the stored ones, fewer that weigh more: hidden zeros and seen ones keep the weight that they would have.
+    stay. Where the cells that are not stored are zeros, the same share of both is hidden: a smaller one, if the zeros would
+    be more than a quarter of the stored cells, yet so many that 2,000 stored ones go, as long as the fraction allows it.
 
     >>> from proxfactor import as_matrix
     >>> parts = hold_out(as_matrix(np.arange(200.0).reshape(20, 10)), 0.1)
@@ -114,17 +120,19 @@ def hold_out(X: Matrix, fraction: float = 0.1, turn: int = 0, seed: int = 0) -> 
 def _among_zeros(X: Sparse, fraction: float, turn: int, seed: int) -> HoldOut:
     """Stored cells and zeros hidden alike.
 
-    A hidden cell is stored with weight 0. Of N zeros the share p that the stored cells lost should go; where only s < pN go,
-    each weighs pN/s in the error, and each of the N - s that stay (1 - p)N/(N - s) in the fit: both sums keep their expectation.
+    A hidden cell is stored with weight 0, and costs a fit as much as a cell with data. Of N zeros the share p that the stored
+    cells lost should go; where only s < pN go, each weighs pN/s in the error, and each of the N - s that stay weighs
+    (1 - p)N/(N - s) in the fit: both sums keep their expectation.
     """
     (m, n), row, col = X.shape, X._rows(), X.col.long()
     w = torch.ones_like(X.values) if X.weight is None else X.weight
     flat = row * n + col
+    zeros, most = m * n - len(flat), max(len(flat) // 4, MOST_ZEROS)
+    fraction = min(fraction, max(most / max(1, zeros), FEWEST_STORED / max(1, len(flat))))
     away = (_uniform(flat, turn, fraction, seed) < fraction) & (w > 0)
     p = away.sum().item() / max(1, len(flat))
-    zeros = m * n - len(flat)
     wanted = round(p * zeros)
-    count = min(wanted, max(len(flat), 10_000))
+    count = wanted if wanted <= 1.1 * most else most
     empty = _empty_cells(flat, m * n, count, turn, seed).to(X.device)
     stay, weigh = (X.background, X.background) if count == wanted else (
         X.background * (1 - p) * zeros / (zeros - count), X.background * p * zeros / count,
@@ -205,7 +213,7 @@ def _empty_cells(stored: Tensor, cells: int, count: int, turn: int, seed: int) -
     known, found = np.sort(stored.cpu().numpy()), np.zeros(0, dtype=np.int64)
     draw = np.random.Generator(np.random.Philox(key=[seed, turn]))
     while len(found) < count:
-        more = draw.integers(0, cells, 2 * (count - len(found)) + 16)
+        more = draw.integers(0, cells, int(1.2 * (count - len(found))) + 16)
         if len(known):
             more = more[known[np.searchsorted(known, more).clip(max=len(known) - 1)] != more]
         found = np.concatenate([found, more])

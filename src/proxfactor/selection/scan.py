@@ -193,7 +193,8 @@ def one_se(errors: dict[Any, dict[int, float]]) -> tuple[Any, dict[Any, tuple[fl
     """The first candidate, in the order given, whose error is within one standard error of the lowest mean, or not felt.
 
     errors: for each candidate the error of each turn. The excess over the best one is taken turn by turn, since the same
-    cells are hidden from all of them: its mean and standard error (NaN for one turn) come back for each candidate.
+    cells are hidden from all of them: its mean and standard error (NaN for one turn) come back for each candidate. The
+    standard error of the best one's own mean is the limit, so that no candidate profits from fits that vary wildly.
 
     >>> one_se({1: {0: 0.9, 1: 0.7}, 2: {0: 0.31, 1: 0.1}, 3: {0: 0.3, 1: 0.12}})[0]
     2
@@ -208,7 +209,9 @@ def one_se(errors: dict[Any, dict[int, float]]) -> tuple[Any, dict[Any, tuple[fl
             excess[key] = 0.0 if key == low else mean[key] - mean[low], math.nan if len(turns) < 2 else 0.0
         else:
             excess[key] = float(gap.mean()), float(gap.std(ddof=1) / math.sqrt(gap.size)) if gap.size > 1 else math.nan
-    good = (key for key, (gap, se) in excess.items() if gap <= max(0.0 if math.isnan(se) else se, FELT * fall))
+    own = np.array(list(errors[low].values()))
+    limit = float(own.std(ddof=1) / math.sqrt(own.size)) if own.size > 1 else 0.0
+    good = (key for key, (gap, se) in excess.items() if gap <= max(min(limit, 0.0 if math.isnan(se) else se), FELT * fall))
     return next(good, low), excess
 
 
