@@ -217,10 +217,11 @@ def _search(work: Work, models: list[str], top: int, restarts: int, max_fits: in
         climbing = [name for name in climbing if _still_falls(_first(work, name))][: (coarse - len(work.fits)) // FIRST]
         if not _made(work, [Job(t, name, rank) for name in climbing for t in range(FIRST)], max_fits):
             break
-    for name in sorted((n for n in models if _first(work, n)), key=lambda n: min(_first(work, n).values()))[:2]:
-        while len(work.fits) + FIRST <= fine and (rank := _between(_first(work, name))):
-            if not _made(work, [Job(t, name, rank) for t in range(FIRST)], max_fits):
-                break
+    best = sorted((n for n in models if _first(work, n)), key=lambda n: min(_first(work, n).values()))[:2]
+    while len(work.fits) + FIRST <= fine:
+        probes = [(name, rank) for name in best if (rank := _between(_first(work, name)))][: (fine - len(work.fits)) // FIRST]
+        if not _made(work, [Job(t, name, rank) for name, rank in probes for t in range(FIRST)], max_fits):
+            break
     tried = sorted((error, name, rank) for name in models for rank, error in _first(work, name).items())
     count = (max_fits - len(work.fits)) // max(1, restarts - FIRST)
     _made(work, [Job(t, name, rank) for _, name, rank in tried[:count] for t in range(FIRST, restarts)], max_fits)
@@ -248,13 +249,13 @@ def _still_falls(errors: dict[int, float]) -> bool:
 
 
 def _between(errors: dict[int, float]) -> int | None:
-    """The next rank of a golden section between the neighbours of the best one, None where there is none left."""
+    """The next rank of a golden section between the neighbours of the best one, below it first; None where none is left."""
     ranks = sorted(errors)
-    best = min(errors, key=errors.__getitem__)
-    at = ranks.index(best)
-    gaps = [(best - ranks[at - 1], -1) if at else (0, -1), (ranks[at + 1] - best, 1) if at + 1 < len(ranks) else (0, 1)]
-    width, side = max(gaps)
-    return best + side * max(1, round(0.382 * width)) if width > 1 else None
+    best = min(ranks, key=errors.__getitem__)
+    below, above = max((r for r in ranks if r < best), default=best), min((r for r in ranks if r > best), default=best)
+    if best - below > 1:
+        return best - max(1, round(0.382 * (best - below)))
+    return best + max(1, round(0.382 * (above - best))) if above - best > 1 else None
 
 
 # ── the advice ────────────────────────────────────────────────────────────────────────────────────────────────────────
