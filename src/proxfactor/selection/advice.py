@@ -91,8 +91,8 @@ def advise(
     error of what it expects there. Both are least on average at the true mean, whatever the noise (Savage 1971; Gneiting
     2011), so that neither favours the loss it belongs to. Ranks 1, 2, 4, … of every loss and constraint are tried on two sets, the
     two best refined by golden section, and the best candidates tried on ``restarts`` sets of hidden cells. Advised is the
-    simplest within one standard error of the best: the fewest components, then the narrower constraint. Structure is spoken
-    of only where the means are beaten by two standard errors.
+    simplest within one standard error of the best: the fewest components, then the narrower constraint, then the loss with the
+    lower error. Structure is spoken of only where the means are beaten by two standard errors.
 
     Args:
         X, weight: as in ``factorize``.
@@ -267,8 +267,10 @@ def _read(work: Work, models: dict[str, Problem], judge: Loss, restarts: int, le
         errors.setdefault((fit.job.model, fit.job.rank), {})[fit.job.turn] = fit.error
     means = _means(work.plan, judge, range(restarts))
     most = max(len(turns) for turns in errors.values())
-    place = list(models)
-    full = {key: errors[key] for key in sorted(errors, key=lambda k: (k[1], place.index(k[0]))) if len(errors[key]) == most}
+    bounds = {name: (str(p.prox_W), str(p.prox_H)) for name, p in models.items()}
+    narrow = list(dict.fromkeys(bounds.values()))
+    order = sorted(errors, key=lambda key: (key[1], narrow.index(bounds[key[0]]), sum(errors[key].values())))
+    full = {key: errors[key] for key in order if len(errors[key]) == most}
     turns = next(iter(full.values())).keys()
     full = {key: {t: found[t] for t in turns} for key, found in means.items()} | full
     best, excess = one_se(full)
