@@ -13,6 +13,7 @@ import torch
 
 from proxfactor import Observed, Problem, Sparse, advise, as_matrix, datasets, metrics, rank_scan
 from proxfactor.losses import KL, Frobenius
+from proxfactor.selection import work
 from proxfactor.selection.holdout import hold_out, margins
 from proxfactor.selection.scan import one_se
 
@@ -243,6 +244,13 @@ def test_a_folder_takes_more_ranks_and_refuses_other_arguments(tmp_path):
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="other things"):
         rank_scan(PLANTED, [1], out=tmp_path / "other")
+
+
+def test_every_fit_has_a_file_name_of_its_own_and_of_moderate_length():
+    names = {work.Job(0, model, 2).name for model in ("x" * 300, "x" * 301, "KL, W Simplex(dim=1), H NonNegative()")}
+    assert len(names) == 3
+    assert max(map(len, names)) < 120
+    assert "KL_W_Simplex_dim=1_H_NonNegative_-rank-2-turn-0" in names
 
 
 def test_a_damaged_fit_is_named(tmp_path):

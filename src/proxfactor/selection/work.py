@@ -46,7 +46,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        return re.sub(r"[^\w.=+-]+", "_", f"{self.model}-rank-{self.rank}-turn-{self.turn}")
+        """A file name, of moderate length, that no other job has."""
+        model = re.sub(r"[^\w.=+-]+", "_", self.model)
+        if len(model) > 80:
+            model = f"{model[:70]}-{hashlib.sha256(self.model.encode()).hexdigest()[:8]}"
+        return f"{model}-rank-{self.rank}-turn-{self.turn}"
 
 
 @dataclass(frozen=True)
