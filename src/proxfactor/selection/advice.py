@@ -222,6 +222,10 @@ def _search(work: Work, models: list[str], top: int, restarts: int, max_fits: in
         probes = [(name, rank) for name in best if (rank := _between(_first(work, name)))][: (fine - len(work.fits)) // FIRST]
         if not _made(work, [Job(t, name, rank) for name, rank in probes for t in range(FIRST)], max_fits):
             break
+    ranks = {min(errors, key=errors.__getitem__): None for name in best if (errors := _first(work, name))}
+    others = [(name, rank) for rank in ranks for name in models if rank not in _first(work, name)]
+    spare = max(0, 5 * max_fits // 6 - len(work.fits)) // FIRST  # the others at the ranks that the best two ended with
+    _made(work, [Job(t, name, rank) for name, rank in others[:spare] for t in range(FIRST)], max_fits)
     tried = sorted((error, name, rank) for name in models for rank, error in _first(work, name).items())
     count = (max_fits - len(work.fits)) // max(1, restarts - FIRST)
     _made(work, [Job(t, name, rank) for _, name, rank in tried[:count] for t in range(FIRST, restarts)], max_fits)
