@@ -520,3 +520,73 @@ def test_the_demo_tells_how_well_both_tables_were_fitted(tmp_path):
     for name in ("digits", "ratings"):
         assert load(tmp_path / "demo" / name).converged
         assert (tmp_path / "demo" / name / "report.html").exists()
+
+
+# ── choosing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_scan_prints_the_sentence_and_saves_fits_table_and_plot(here, tmp_path, capsys):
+    command = f"scan wide.csv --W nonneg --H nonneg --restarts 2 --max-iter 20 --method all --out {tmp_path / 'scan'}"
+    assert call(f"{command} --ranks 2:3") == 0
+    out, err = capsys.readouterr()
+    assert "Rank " in out
+    assert "silhouette" in out
+    assert "fit   4 of 4" in err
+    saved = pd.read_csv(tmp_path / "scan" / "scan.csv")
+    assert list(saved["rank"]) == [2, 3]
+    assert (tmp_path / "scan" / "scan.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "scan").glob("fit-rank-*.safetensors"))) == 4
+
+    assert call(f"{command} --ranks 2,3 --quiet") == 0  # goes on: nothing is left to do
+    assert capsys.readouterr() == ("", "")
+    assert call(f"{command} --ranks 2 --seed 1") == 2
+    assert "seed was 0, is 1" in capsys.readouterr().err
+
+
+def test_control_c_ends_a_scan_with_what_there_is_and_it_can_go_on(here, tmp_path, capsys, monkeypatch):
+    from proxfactor.selection import work
+
+    def fit(plan, job, real=work.Plan.fit):
+        if job.rank == 3:
+            raise KeyboardInterrupt
+        return real(plan, job)
+
+    command = f"scan x.npy --ranks 1:3 --restarts 1 --max-iter 5 --out {tmp_path / 'scan'}"
+    with monkeypatch.context() as patch:
+        patch.setattr(work.Plan, "fit", fit)
+        assert call(command) == 130
+    assert "Interrupted: 2 of 3 fits were finished." in capsys.readouterr().out
+    assert call(command) == 0
+    assert capsys.readouterr().err.startswith("fit   3 of 3")
+
+
+def test_advice_prints_the_sentence_and_saves_table_and_plot(here, tmp_path, capsys):
+    assert call(f"advise x.npy --max-rank 2 --max-fits 8 --restarts 2 --losses frobenius --out {tmp_path / 'advice'}") == 0
+    out, err = capsys.readouterr()
+    assert "of hidden cells" in out
+    assert "fit   1 of 8" in err
+    assert {"model", "rank", "error", "se"} <= set(pd.read_csv(tmp_path / "advice" / "advice.csv").columns)
+    assert (tmp_path / "advice" / "advice.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("scan x.npy --ranks 2:x", "--ranks '2:x' must be FIRST:LAST"),
+        ("scan x.npy --ranks 1:2:3:4", "must be FIRST:LAST"),
+        ("scan x.npy --ranks 5:2", "ranks is empty"),
+        ("scan x.npy --ranks 1:99", "9 components are all there can be"),
+        ("scan nothing.npy", "nothing.npy"),
+        ("scan x.npy --out foreign", "other things"),
+        ("scan x.npy --fraction 0.9", "at most 0.5"),
+        ("advise x.npy --losses nonsense", "unknown loss"),
+        ("advise negative.npy --yardstick kl", "not negative"),
+    ],
+)  # fmt: skip
+def test_bad_input_to_a_choice_ends_in_one_sentence(command, said, here, capsys):
+    assert call(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert (here / "foreign" / "thesis.txt").exists()

@@ -42,6 +42,7 @@ _HOME = {
     "online": "Online",
     "archetypes": "Archetypes archetypal_analysis",
     "io": "load read save",
+    "selection": "Advice Scan advise rank_scan",
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -185,6 +185,10 @@ from .prox import TruncatedSquare as TruncatedSquare
 from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
+from .selection import Advice as Advice
+from .selection import Scan as Scan
+from .selection import advise as advise
+from .selection import rank_scan as rank_scan
 from .solvers import ADMM as ADMM
 from .solvers import APG as APG
 from .solvers import HALS as HALS

@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError, Parameter
 if TYPE_CHECKING:
     from .fit import Progress, Result
     from .matrix import Table
+    from .selection import Advice, Scan
 
 DONE, NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -245,6 +246,155 @@ def report(run: str, /, *, out: str | None = None, image: str | None = None) -> 
 
 
 @app.command
+def scan(
+    data: str,
+    /,
+    *,
+    ranks: str | None = None,
+    W: Annotated[str | None, Parameter(name="--W")] = None,
+    H: Annotated[str | None, Parameter(name="--H")] = None,
+    loss: str = "frobenius",
+    method: Literal["holdout", "stability", "all"] = "holdout",
+    restarts: Annotated[int, Whole] = 5,
+    fraction: float = 0.1,
+    weight: str | None = None,
+    missing: Missing = None,  # type: ignore[assignment]
+    layout: str | None = None,
+    duplicates: Duplicates = None,  # type: ignore[assignment]
+    tensor: list[str] | None = None,
+    max_iter: Annotated[int, Whole] = 300,
+    tol: float = 1e-4,
+    seed: Annotated[int, Whole] = 0,
+    workers: Annotated[int, Whole] = 1,
+    out: str = "scan",
+    quiet: bool = False,
+) -> int:
+    """How many components a table supports: by cells hidden from the fits, by what stays the same from fit to fit, or both.
+
+    The same command goes on where an interrupted one ended, also with more ranks or restarts.
+
+    Parameters
+    ----------
+    data
+        A file: parquet, csv, npy, npz or mtx.
+    ranks
+        The numbers of components to try: 2:12 (both ends), 2:20:3 (every third) or 2,3,5,8; 1 to 10, if left out.
+    W
+        The constraint on W, as in fit.
+    H
+        The constraint on H, as in fit.
+    loss
+        As in fit.
+    method
+        "holdout" (the error on hidden cells), "stability" (components found again in every fit), or "all".
+    restarts
+        Fits of each rank, each from another start and with other cells hidden.
+    fraction
+        The share of the cells to hide.
+    weight
+        As in fit.
+    missing
+        As in fit.
+    layout
+        As in fit.
+    duplicates
+        As in fit.
+    tensor
+        As in fit.
+    max_iter
+        The most sweeps of a fit.
+    tol
+        The certificate at which a fit has converged.
+    seed
+        Of the starts and the hidden cells.
+    workers
+        Processes that share the work; -1: one on each core.
+    out
+        The folder for the fits, the table (scan.csv) and the plot (scan.png).
+    quiet
+        Print nothing but errors.
+    """
+    from .selection import rank_scan
+
+    tensors = dict(map(_tensor, tensor or []))
+    table, weights = _read_with_weights(data, weight, {"missing": missing, "layout": layout, "duplicates": duplicates})
+    tried = range(1, min(10, *table.matrix.shape) + 1) if ranks is None else _rank_list(ranks)
+    with _fits_shown(quiet) as callback:
+        found = rank_scan(
+            table, tried, W=_prox(W, tensors), H=_prox(H, tensors), loss=loss, weight=weights, method=method,
+            restarts=restarts, fraction=fraction, seed=seed, tol=tol, max_iter=max_iter, workers=workers, out=out,
+            callback=callback,
+        )  # fmt: skip
+    return _chosen(found, out, "scan", quiet)
+
+
+@app.command
+def advise(
+    data: str,
+    /,
+    *,
+    losses: Names = None,  # type: ignore[assignment]
+    max_rank: Annotated[int | None, Whole] = None,
+    yardstick: str | None = None,
+    restarts: Annotated[int, Whole] = 4,
+    fraction: float = 0.1,
+    max_fits: Annotated[int, Whole] = 60,
+    weight: str | None = None,
+    missing: Missing = None,  # type: ignore[assignment]
+    layout: str | None = None,
+    duplicates: Duplicates = None,  # type: ignore[assignment]
+    seed: Annotated[int, Whole] = 0,
+    workers: Annotated[int, Whole] = 1,
+    out: str = "advice",
+    quiet: bool = False,
+) -> int:
+    """Which loss, constraint and number of components suit a table, or that it holds no structure, in one sentence.
+
+    Parameters
+    ----------
+    data
+        A file: parquet, csv, npy, npz or mtx.
+    losses
+        The losses to try; those that suit the values, if left out.
+    max_rank
+        The most components to try; half of the smaller side and at most 64, if left out.
+    yardstick
+        The loss by which expected and hidden data are compared; for counts "kl", else "frobenius", if left out.
+    restarts
+        How many sets of hidden cells the best candidates are tried on.
+    fraction
+        The share of the cells to hide.
+    max_fits
+        How many fits may be made.
+    weight
+        As in fit.
+    missing
+        As in fit.
+    layout
+        As in fit.
+    duplicates
+        As in fit.
+    seed
+        Of the starts and the hidden cells.
+    workers
+        Processes that share the work; -1: one on each core.
+    out
+        The folder for the fits, the table (advice.csv) and the plot (advice.png).
+    quiet
+        Print nothing but errors.
+    """
+    from .selection import advise as ask
+
+    table, weights = _read_with_weights(data, weight, {"missing": missing, "layout": layout, "duplicates": duplicates})
+    with _fits_shown(quiet) as callback:
+        found = ask(
+            table, weight=weights, losses=losses, max_rank=max_rank, yardstick=yardstick, restarts=restarts, fraction=fraction,
+            max_fits=max_fits, seed=seed, workers=workers, out=out, callback=callback,
+        )  # fmt: skip
+    return _chosen(found, out, "advice", quiet)
+
+
+@app.command
 def demo(*, out: str = "demo", quiet: bool = False) -> int:
     """Factor two tables that ship with proxfactor: handwritten digits into parts, and ratings with holes.
 
@@ -393,6 +543,31 @@ def _tensor(pair: str) -> tuple[str, Any]:
     return name, array
 
 
+def _prox(text: str | None, tensors: dict[str, Any]) -> Any:
+    from .prox import Prox
+
+    return None if text is None else Prox.parse(text, tensors)
+
+
+def _rank_list(text: str) -> list[int]:
+    """The ranks of 2:12 (both ends), 2:20:3, or 2,3,5,8."""
+    try:
+        if ":" not in text:
+            return [int(part) for part in text.split(",")]
+        first, last, *step = map(int, text.split(":"))
+        return list(range(first, last + 1, *step))
+    except (TypeError, ValueError):
+        raise ValueError(f"--ranks {text!r} must be FIRST:LAST, FIRST:LAST:STEP or numbers with commas, e.g. 2:12") from None
+
+
+def _read_with_weights(data: str, weight: str | None, given: dict[str, Any]) -> tuple[Table, Any]:
+    from . import io
+
+    reading = {key: value for key, value in given.items() if value}
+    table = io.read(data, **reading)
+    return table, None if weight is None else _weights(weight, reading, table)
+
+
 def _start(init: str) -> Any:
     """The name of a start, or the run to go on from."""
     from . import inits
@@ -480,6 +655,41 @@ def _tell(result: Result, data: str, out: str, quiet: bool) -> None:
         _say("\n".join([result.status, f"Saved in {out}.", *advice]))
 
 
+def _chosen(found: Scan | Advice, out: str, name: str, quiet: bool) -> int:
+    """The table and the plot of a choice beside its fits, and on the terminal."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from . import io
+
+    names = list(found.table[0])
+    io.write_table(Path(out) / f"{name}.csv", names, [[row[key] for row in found.table] for key in names])
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    found.plot(figure.subplots())
+    figure.savefig(Path(out) / f"{name}.png", dpi=150)
+    if not quiet:
+        _rich_table(found.table)
+        print("\n".join([found.sentence, f"Saved in {out}: {name}.csv, {name}.png and the fits."]))
+    return DONE if found.complete else INTERRUPTED
+
+
+def _rich_table(rows: list[dict[str, Any]], most: int = 15) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    shown = [key for key in rows[0] if key not in ("loss", "W", "H")]
+    grid = Grid(box=None, pad_edge=False)
+    for key in shown:
+        grid.add_column(key, justify="left" if key == "model" else "right", no_wrap=key != "model")
+    for row in rows[:most]:
+        grid.add_row(*(f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in shown))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(grid)
+    if len(rows) > most:
+        print(f"… and {len(rows) - most} more rows")
+
+
 def _table(names: list[str], columns: list[Any], out: str | None) -> None:
     from . import io
 
@@ -507,6 +717,33 @@ def _shown(quiet: bool, max_iter: int) -> Iterator[Callable[[Progress], None] | 
             yield callback
     else:
         yield _Lines()
+
+
+@contextmanager
+def _fits_shown(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
+    """A callback for a choice among fits: a live bar on a terminal, a line for each fit elsewhere, nothing when quiet."""
+
+    def line(progress: Any) -> None:
+        job, error = progress.fit.job, progress.fit.error
+        _say(f"fit {progress.done:>3} of {progress.total}  rank {job.rank:>3}  hidden cells {error:.4g}")
+
+    if quiet:
+        yield None
+    elif not sys.stderr.isatty():
+        yield line
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = [TextColumn("fit {task.completed} of {task.total}"), BarColumn(None), TextColumn("{task.description}")]
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+
+            def show(progress: Any) -> None:
+                told = f"rank {progress.fit.job.rank}  hidden cells {progress.fit.error:.4g}"
+                bar.update(task, completed=progress.done, total=progress.total, description=told)
+
+            yield show
 
 
 class _Lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -213,3 +213,85 @@ def _picture(X: Matrix, A: Tensor, B: Tensor) -> list[list[float | None]]:
         count += (row.bincount()[:, None] * col.bincount()[None, :]).reshape(-1)
     means = torch.where(count > 0.5, left / count, math.nan).reshape(high, wide)
     return [[None if math.isnan(v) else v for v in line] for line in means.tolist()]
+
+
+# how alike fits are
+
+
+def stability(fits: Sequence[tuple[Any, Any]]) -> np.ndarray:
+    """The mean silhouette of each component over several fits of one rank, (k,): 1 where all of them found the same.
+
+    fits: pairs W (m, k), H (k, n), two or more. A component is its rank-one part w hᵀ, two of them are as far apart as
+    1 - cos(w, w') cos(h, h'), so that scale does not count; each cluster has one of every fit, by repeated assignment to the
+    clusters' means. (Alexandrov et al. 2013; the silhouette: Rousseeuw 1987.) For k = 1 it is the mean cosine.
+
+    >>> W, H = np.eye(3, 2), np.eye(2, 4)
+    >>> stability([(W, H), (W[:, ::-1], 5 * H[::-1])]).tolist()
+    [1.0, 1.0]
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import silhouette_samples
+
+    sides = [[_unit(torch.as_tensor(np.ascontiguousarray(F)).detach().double().cpu()) for F in (W.T, H)] for W, H in fits]
+    w, h = (torch.stack([side[i] for side in sides]) for i in (0, 1))  # (fits, k, m), (fits, k, n)
+    count, k = w.shape[:2]
+    cosine = ((w.flatten(0, 1) @ w.flatten(0, 1).mT) * (h.flatten(0, 1) @ h.flatten(0, 1).mT)).reshape(count, k, count, k).numpy()
+    started, order = False, np.tile(np.arange(k), (count, 1))  # order[f, c]: which component of fit f is in cluster c
+    for _ in range(50):
+        before = order.copy()
+        for f in range(count):
+            settled = range(f) if not started else [g for g in range(count) if g != f]
+            near = np.sum([cosine[f][:, g][:, order[g]] for g in settled], axis=0) if settled else np.eye(k)
+            order[f] = linear_sum_assignment(near, maximize=True)[1].argsort()
+        started = True
+        if np.array_equal(order, before):
+            break
+    cluster = np.empty((count, k), dtype=int)
+    for f in range(count):
+        cluster[f, order[f]] = np.arange(k)
+    if k == 1:
+        return np.array([cosine[:, 0, :, 0][~np.eye(count, dtype=bool)].mean()])
+    away = 1 - cosine.reshape(count * k, count * k)
+    np.fill_diagonal(away, 0.0)
+    silhouettes = silhouette_samples(away.clip(min=0.0), cluster.ravel(), metric="precomputed")
+    return np.array([silhouettes[cluster.ravel() == c].mean() for c in range(k)])
+
+
+def consensus(fits: Sequence[tuple[Any, Any]]) -> np.ndarray:
+    """How often two rows of X belong to the same component, (m, m), over fits W (m, k), H (k, n). (Brunet et al. 2004.)
+
+    A row belongs to the component with the largest |w_iq| ‖h_q‖.
+
+    >>> consensus([(np.eye(2), np.eye(2)), (np.ones((2, 1)), np.ones((1, 2)))]).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    pairs = [[torch.as_tensor(F).detach().double().cpu() for F in pair] for pair in fits]
+    labels = [(W.abs() * torch.linalg.vector_norm(H, dim=1)).argmax(1).numpy() for W, H in pairs]
+    return np.mean([label[:, None] == label for label in labels], axis=0)
+
+
+def cophenetic(C: Any) -> float:
+    """The correlation of 1 - C with the heights at which average linkage joins its rows; 1 for a consensus of zeros and ones.
+
+    C (m, m) is a ``consensus``. Where all distances are alike it is 1. (Sokal and Rohlf 1962; Brunet et al. 2004.)
+
+    >>> round(cophenetic([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), 6)
+    1.0
+    """
+    from scipy.cluster.hierarchy import average, cophenet
+    from scipy.spatial.distance import squareform
+
+    distance = squareform(1 - np.asarray(C, dtype=float), checks=False)
+    if len(distance) < 2 or np.ptp(distance) == 0:
+        return 1.0
+    heights = cophenet(average(distance))
+    return 1.0 if np.ptp(heights) == 0 else min(1.0, float(np.corrcoef(distance, heights)[0, 1]))
+
+
+def dispersion(C: Any) -> float:
+    """The mean of 4 (c - ½)² over a ``consensus`` C: 1 where all fits agree, 0 where they agree half the time. (Kim and Park 2007.)
+
+    >>> dispersion([[1.0, 0.5], [0.5, 1.0]])
+    0.5
+    """
+    return float(np.mean(4 * (np.asarray(C, dtype=float) - 0.5) ** 2))
