@@ -33,8 +33,8 @@ class Online:
     sums; for them use ``factorize`` with ``Chunked``.
 
     Args:
-        rank, W, H, loss, solver, init, seed: as in ``factorize``; the first batch gives the start, by itself a random one: what is made of the
-            singular vectors of a few rows suits these few only.
+        rank, W, H, loss, solver, init, seed: as in ``factorize``; the first batch gives the start, by itself a random one: what
+            is made of the singular vectors of a few rows suits these few only.
         forget: what the sums so far weigh when a batch comes, in (0, 1]; 1 forgets nothing.
         sweeps: the alternations for each batch.
 

@@ -55,7 +55,7 @@ class Streamed(Problem):
         for name, part in (parts | {"prox_W": as_prox(self.prox_W), "prox_H": as_prox(self.prox_H)}).items():
             object.__setattr__(self, name, part)
         if not self.loss.smooth:
-            raise ValueError(f"{self.loss!r} has kinks, which data in chunks do not take; use a smooth loss, huber(0.1), or X in memory")
+            raise ValueError(f"{self.loss!r} has kinks, which chunks do not take; use a smooth loss, huber(0.1), or X in memory")
         if self.ties:
             raise ValueError("ties see the whole of W, and X comes in chunks; leave them out, or give X in memory")
         if self.cols.size > 1:
