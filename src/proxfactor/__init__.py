@@ -31,7 +31,7 @@ _HOME = {
     "optim": "APGM BSDMM NPG PGM AdaProx DavisYin ProxAdam ProxDoWG ProxLBFGS ProxOptimizer Proximal Residual",
     "modules": "Compacted compact constrain param_groups",
     "problem": "Problem Quadratic Tie",
-    "solvers": "HALS PALM Alternating Extrapolated Solver State",
+    "solvers": "HALS MU KLNewton PALM Alternating Extrapolated Solver State",
     "fit": "Result factorize",
     "io": "load read save",
 }

@@ -168,9 +168,11 @@ from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
 from .solvers import HALS as HALS
+from .solvers import MU as MU
 from .solvers import PALM as PALM
 from .solvers import Extrapolated as Extrapolated
 from .solvers import Alternating as Alternating
+from .solvers import KLNewton as KLNewton
 from .solvers import Solver as Solver
 from .solvers import State as State
 

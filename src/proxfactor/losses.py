@@ -21,11 +21,13 @@ class Loss(Spelled, ABC):
 
     quadratic    the curvature is one and the same everywhere, so that the model of a factor is exact
     degree       d with l(c pred, c x) = c^d l(pred, x) for every c > 0; None where there is none
+    beta         which β-divergence the loss is; None where it is none
     """
 
     formula: ClassVar[str] = ""
     quadratic: ClassVar[bool] = False
     degree: ClassVar[float | None] = None
+    beta: ClassVar[float | None] = None
 
     @abstractmethod
     def __call__(self, pred: Tensor, x: Tensor) -> Tensor:
@@ -44,6 +46,10 @@ class Loss(Spelled, ABC):
     def yardstick(self, pred: Tensor, x: Tensor) -> Tensor:
         """The curvature that the certificate measures in: where a slope has no curvature of its own, one that fits it."""
         return self.curvature(pred, x)
+
+    def yardstick_at_zero(self, pred: Tensor) -> Tensor:
+        """``yardstick`` where the data is 0; it may overwrite pred."""
+        return self.yardstick(pred, torch.zeros_like(pred))
 
     def at_zero(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         """For A (m, k) and B (n, k): Σ_j l(a_i·b_j, 0) of each row (m,), and its gradient in A (m, k), in closed form.
@@ -97,6 +103,7 @@ class Frobenius(Loss):
     formula = "½ (pred - x)²"
     quadratic = True
     degree = 2.0
+    beta = 2.0
 
     def __call__(self, pred: Tensor, x: Tensor) -> Tensor:
         return 0.5 * (pred - x).square()
@@ -124,6 +131,7 @@ class KL(Loss):
 
     formula = "x ln(x/pred) - x + pred"
     degree = 1.0
+    beta = 1.0
 
     def __call__(self, pred: Tensor, x: Tensor) -> Tensor:
         counted = (x > 0) & (pred > 0)
@@ -144,7 +152,11 @@ class KL(Loss):
         return torch.where(x > 0, x / pred / pred, 0.0)
 
     def yardstick(self, pred: Tensor, x: Tensor) -> Tensor:
-        return torch.where(pred > 0, torch.maximum(x / pred, torch.ones_like(pred)) / pred, 0.0)
+        p = pred.clamp(min=torch.finfo(pred.dtype).tiny ** 0.4)  # whose square is still a number
+        return torch.where(pred > 0, torch.maximum(x / p, torch.ones_like(p)) / p, 0.0)
+
+    def yardstick_at_zero(self, pred: Tensor) -> Tensor:
+        return pred.masked_fill_(pred <= 0, torch.inf).clamp_(min=torch.finfo(pred.dtype).tiny ** 0.4).reciprocal_()
 
     def at_zero(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
         s = B.sum(0)

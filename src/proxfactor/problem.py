@@ -22,6 +22,9 @@ from .losses import Frobenius, Loss, as_loss
 from .matrix import Matrix, Table, as_table
 from .prox import Index, Prox, as_prox, group_metric
 
+PIECE = 2**21
+"""Bytes of a loss's or a gradient's temporaries at a time, where rows can be looked at a few at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
@@ -321,13 +324,15 @@ class Problem:
         """Σ_j yardstick(a_i·b_j, 0) b_jq² over all cells, (m, k) or (k,); they are visited some rows at a time."""
         if self.loss.quadratic:
             return squares.sum(0)
-        preds = (part @ B.mT for part in A.split(max(1, 2**20 // max(1, len(B)))))
-        return torch.cat([self.loss.yardstick(p, torch.zeros_like(p)) @ squares for p in preds])
+        across = B.mT.contiguous()
+        preds = (part @ across for part in A.split(max(1, 2**18 // max(1, len(B)))))  # so few cells that they stay in the cache
+        return torch.cat([self.loss.yardstick_at_zero(p) @ squares for p in preds])
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Problem]]:
         """The rows, so many at a time that a prediction of their cells fits into memory; no prox is looked at."""
-        pieces = [(r, self if X is self.X else Problem(X, self.loss, cols=self.cols)) for r, X in self.X.blocks(self._row_bytes)]
+        blocks = self.X.blocks(self._row_bytes, PIECE)
+        pieces = [(r, self if X is self.X else Problem(X, self.loss, cols=self.cols)) for r, X in blocks]
         for _, piece in pieces:
             piece.__dict__["_reads"] = self._reads
         return pieces

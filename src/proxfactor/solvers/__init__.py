@@ -2,17 +2,22 @@
 
 from typing import Any
 
+from ..losses import KL
 from ..problem import Problem
 from .base import Alternating, Memory, Passes, Solver, State
 from .extrapolated import Extrapolated
 from .hals import HALS
+from .kl import KLNewton
+from .mu import MU
 from .palm import PALM
 
-__all__ = ["HALS", "PALM", "Alternating", "Extrapolated", "Memory", "Passes", "Solver", "State", "as_solver", "auto"]
+__all__ = ["HALS", "MU", "PALM", "Alternating", "Extrapolated", "KLNewton", "Memory", "Passes", "Solver", "State", "as_solver", "auto"]
 
 
 def auto(problem: Problem) -> Alternating:
-    """The solver for a problem: HALS, extrapolated where the loss is quadratic; PALM where an operator couples components."""
+    """The solver for a problem: HALS, extrapolated if the loss is quadratic; KLNewton for KL; PALM for operators that couple components."""
+    if isinstance(problem.loss, KL) and KLNewton.fits(problem):
+        return KLNewton()
     if problem.prox_W.couples(1) or problem.prox_H.couples(0):
         return PALM()
     return Extrapolated(HALS()) if problem.loss.quadratic and not problem.ties and _convex(problem) else HALS()
