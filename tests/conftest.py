@@ -10,5 +10,6 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernels():
-    for dtype in (torch.float32, torch.float64):
-        wait_for_kernels("solvers._hals_numba", dtype)
+    for name in ("hals", "kl", "apg"):
+        for dtype in (torch.float32, torch.float64):
+            wait_for_kernels(f"solvers._{name}_numba", dtype)

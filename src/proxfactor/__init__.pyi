@@ -192,9 +192,11 @@ from .selection import rank_scan as rank_scan
 from .solvers import ADMM as ADMM
 from .solvers import APG as APG
 from .solvers import HALS as HALS
+from .solvers import MU as MU
 from .solvers import PALM as PALM
 from .solvers import Alternating as Alternating
 from .solvers import Extrapolated as Extrapolated
+from .solvers import KLNewton as KLNewton
 from .solvers import LossADMM as LossADMM
 from .solvers import Solver as Solver
 from .solvers import State as State

@@ -505,9 +505,13 @@ def _first_rows(problem: Problem, B: Tensor) -> Tensor:
     if problem.loss.real:
         return prox.rest(zero)
     ones = torch.ones_like(zero)
-    w = torch.ones_like(X.entries()) if X.weight is None else X.weight
-    data = X.sums(w * problem.targets)
-    pred = X.sums((w - X.background) * X.predict(ones, B)) + X.background * B.sum()
+    sums = []
+    for r, part in problem._pieces:
+        M = part.X
+        w = torch.ones_like(M.entries()) if M.weight is None else M.weight
+        pred = M.sums((w - M.background) * M.predict(ones[r], B)) + M.background * B.sum()
+        sums.append((M.sums(w * part.targets), pred))
+    data, pred = (torch.cat(part) for part in zip(*sums, strict=True))
     data, pred = problem.cols.sum(data, pred)
     A = prox(torch.where(pred > 0, data / pred, 0.0)[:, None].expand_as(ones).clone(), 0.0)
     (loss,) = problem.rows.sum(problem.row_losses(A, B).sum())

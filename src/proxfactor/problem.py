@@ -30,6 +30,9 @@ MANY = 1_000_000
 Measured on 400 x 300 cells: at rank 20 a sweep costs a sixth, and a fit to one certificate a quarter (logistic, Huber).
 """
 
+PIECE = 2**21
+"""Bytes of a loss's or a gradient's temporaries at a time, where rows can be looked at a few at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
@@ -381,15 +384,16 @@ class Problem:
         """Σ_j yardstick(a_i·b_j, 0) b_jq² over all cells, (m, k) or (k,); they are visited some rows at a time."""
         if self.loss.quadratic:
             return squares.sum(0)
-        preds = (part @ B.mT for part in A.split(max(1, 2**20 // max(1, len(B)))))
-        return torch.cat([self.loss.yardstick(p, torch.zeros_like(p)) @ squares for p in preds])
+        across = B.mT.contiguous()
+        preds = (part @ across for part in A.split(max(1, 2**18 // max(1, len(B)))))  # so few cells that they stay in the cache
+        return torch.cat([self.loss.yardstick_at_zero(p) @ squares for p in preds])
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Problem]]:
         """The rows, so many at a time that a prediction of their cells fits into memory; no prox is looked at."""
         if self.loss.couples(0):
             return [(slice(0, self.X.shape[0]), self)]
-        parts = self.X.blocks(self._row_bytes)
+        parts = self.X.blocks(self._row_bytes, PIECE)
         pieces = [(r, self if X is self.X else Problem(X, self.loss.take(r, 0), cols=self.cols)) for r, X in parts]
         for _, piece in pieces:
             piece.__dict__["_reads"] = self._reads

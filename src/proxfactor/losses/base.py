@@ -24,6 +24,7 @@ class Loss(Spelled, ABC):
     data         what it is for, and the values that it takes
     quadratic    the curvature is one and the same everywhere, so that the model of a factor is exact
     degree       d with l(c pred, c x) = c^d l(pred, x) for every c > 0; None where there is none
+    beta         which β-divergence the loss is; None where it is none
     convex       l is convex in pred
     real         pred may be any number; else it has to be positive
     bound        a number that l'' never exceeds; None where there is none
@@ -35,6 +36,7 @@ class Loss(Spelled, ABC):
     data: ClassVar[str] = ""
     quadratic: bool = False
     degree: float | None = None
+    beta: float | None = None
     convex: bool = True
     real: bool = True
     bound: float | None = None
@@ -61,6 +63,10 @@ class Loss(Spelled, ABC):
         It is the larger of l'' and l' / (pred - p*), the curvature with which one step leads to the cell's own minimiser p*.
         """
         return self.curvature(pred, x)
+
+    def yardstick_at_zero(self, pred: Tensor) -> Tensor:
+        """``yardstick`` where the data is 0; it may overwrite pred."""
+        return self.yardstick(pred, torch.zeros_like(pred))
 
     def prox(self, v: Tensor, step: Tensor | float, x: Tensor) -> Tensor:
         """argmin_z l(z, x) + (z - v)² / (2 step) of each cell, for a loss with kinks."""
@@ -154,6 +160,7 @@ class Frobenius(Loss):
     quadratic = True
     bound = 1.0
     degree = 2.0
+    beta = 2.0
 
     def __call__(self, pred: Tensor, x: Tensor) -> Tensor:
         return 0.5 * (pred - x).square()
@@ -186,6 +193,7 @@ class KL(Loss):
     data = "counts and amounts, x ≥ 0"
     real = False
     degree = 1.0
+    beta = 1.0
 
     def __call__(self, pred: Tensor, x: Tensor) -> Tensor:
         counted = (x > 0) & (pred > 0)
@@ -206,7 +214,11 @@ class KL(Loss):
         return torch.where(x > 0, x / pred / pred, 0.0)
 
     def yardstick(self, pred: Tensor, x: Tensor) -> Tensor:
-        return torch.where(pred > 0, torch.maximum(x / pred, torch.ones_like(pred)) / pred, 0.0)
+        p = pred.clamp(min=torch.finfo(pred.dtype).tiny ** 0.4)  # whose square is still a number
+        return torch.where(pred > 0, torch.maximum(x / p, torch.ones_like(p)) / p, 0.0)
+
+    def yardstick_at_zero(self, pred: Tensor) -> Tensor:
+        return pred.masked_fill_(pred <= 0, torch.inf).clamp_(min=torch.finfo(pred.dtype).tiny ** 0.4).reciprocal_()
 
     def prox(self, v: Tensor, step: Tensor | float, x: Tensor) -> Tensor:
         half = (v - step) / 2

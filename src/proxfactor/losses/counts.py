@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,13 +18,10 @@ class _Divergence(Loss):
     """d_β, by its slope pred^(β-2) (pred - x); near the data by a series in their distance, where the closed form cancels."""
 
     real = False
-
-    @property
-    @abstractmethod
-    def _beta(self) -> float: ...
+    beta: float
 
     def __call__(self, pred: Tensor, x: Tensor) -> Tensor:
-        b = self._beta
+        b = self.beta
         inside = (x > 0) & (pred > 0)
         p, y = pred.where(inside, 1.0), x.where(inside, 1.0)  # so that no branch, nor its gradient, is NaN
         t = (p - y) / y
@@ -45,7 +41,7 @@ class _Divergence(Loss):
         c, terms = 1.0, list[float]()
         while len(terms) < 4 or abs(c) * 0.1 ** len(terms) > 1e-17:
             terms.append(c / (len(terms) + 2))
-            c *= (self._beta - 2 - len(terms) + 1) / len(terms)
+            c *= (self.beta - 2 - len(terms) + 1) / len(terms)
         return terms
 
     def _floored(self, pred: Tensor, x: Tensor) -> Tensor:
@@ -54,20 +50,20 @@ class _Divergence(Loss):
 
     def grad(self, pred: Tensor, x: Tensor) -> Tensor:
         p = self._floored(pred, x)
-        return torch.where((pred == 0) & (x == 0), 0.0, p ** (self._beta - 2) * (p - x))
+        return torch.where((pred == 0) & (x == 0), 0.0, p ** (self.beta - 2) * (p - x))
 
     def curvature(self, pred: Tensor, x: Tensor) -> Tensor:
-        if not 1 <= self._beta <= 2:
+        if not 1 <= self.beta <= 2:
             return self.yardstick(pred, x)
         p = self._floored(pred, x)
-        return p ** (self._beta - 2) * ((self._beta - 1) + (2 - self._beta) * x / p)
+        return p ** (self.beta - 2) * ((self.beta - 1) + (2 - self.beta) * x / p)
 
     def yardstick(self, pred: Tensor, x: Tensor) -> Tensor:
         p = self._floored(pred, x)
-        return p ** (self._beta - 2) * ((self._beta - 1) + (2 - self._beta) * x / p).clamp(min=1)
+        return p ** (self.beta - 2) * ((self.beta - 1) + (2 - self.beta) * x / p).clamp(min=1)
 
     def check(self, x: Tensor) -> None:
-        if self._beta <= 0:
+        if self.beta <= 0:
             way = "make what is 0 NaN (no data), add a small number to all of it, or use loss='kl'"
             refuse(self, x, x > 0, "positive data, since a 0 is infinitely far from every prediction", way)
         refuse(self, x, x >= 0, "data that is not negative", "use loss='frobenius', or subtract the baseline first")
@@ -88,11 +84,8 @@ class ItakuraSaito(_Divergence):
     formula = "x/pred - ln(x/pred) - 1"
     data = "powers, positive amounts with errors in per cent, x > 0"
     degree = 0.0
+    beta = 0.0
     convex = False
-
-    @property
-    def _beta(self) -> float:
-        return 0.0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,10 +107,6 @@ class Beta(_Divergence):
         if isinstance(self.beta, bool) or not isinstance(self.beta, int | float) or not -20 <= self.beta <= 20:
             raise ValueError(f"beta of Beta is {self.beta!r}; it is a number, e.g. 0.5; 2 is squared error, 1 is KL")
 
-    @property
-    def _beta(self) -> float:
-        return float(self.beta)
-
     @cached_property
     def _known(self) -> Loss | None:
         return {2: Frobenius(), 1: KL()}.get(self.beta)  # type: ignore[call-overload]
@@ -132,7 +121,7 @@ class Beta(_Divergence):
 
     @property
     def degree(self) -> float:  # type: ignore[override]
-        return self._beta
+        return self.beta
 
     @property
     def convex(self) -> bool:  # type: ignore[override]

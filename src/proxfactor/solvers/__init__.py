@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..losses import KL
 from ..problem import Problem
 from ..streamed import Streamed
 from .admm import ADMM
@@ -9,13 +10,15 @@ from .apg import APG
 from .base import Alternating, Memory, Passes, Solver, State
 from .extrapolated import Extrapolated
 from .hals import HALS
+from .kl import KLNewton
+from .mu import MU
 from .palm import PALM
 from .residual import LossADMM
 
 # fmt: off
 __all__ = [
-    "ADMM", "APG", "HALS", "PALM", "Alternating", "Extrapolated", "LossADMM", "Memory", "Passes", "Solver", "State",
-    "as_solver", "auto",
+    "ADMM", "APG", "HALS", "MU", "PALM", "Alternating", "Extrapolated", "KLNewton", "LossADMM", "Memory", "Passes", "Solver",
+    "State", "as_solver", "auto",
 ]
 # fmt: on
 
@@ -23,11 +26,14 @@ __all__ = [
 def auto(problem: Problem) -> Alternating:
     """The solver for a problem.
 
-    LossADMM for a loss with kinks, ADMM for a sum without an exact rule, APG where an operator couples components, PALM if it
-    does so and is not convex, HALS elsewhere; APG and HALS are extrapolated where the loss is quadratic.
+    LossADMM for a loss with kinks, KLNewton for KL where it knows the constraints, ADMM for a sum without an exact rule, APG
+    where an operator couples components, PALM if it does so and is not convex, HALS elsewhere; APG and HALS are extrapolated
+    where the loss is quadratic.
     """
     if not problem.loss.smooth:
         return LossADMM()
+    if isinstance(problem.loss, KL) and not isinstance(problem, Streamed) and KLNewton.fits(problem):
+        return KLNewton()
     sides = problem.prox_W, problem.prox_H
     convex = all(prox.convex and prox.exact for prox in sides)
     if any(len(prox.terms) > 1 for prox in sides):
