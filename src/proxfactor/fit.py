@@ -598,9 +598,9 @@ def _power(problem: Problem) -> int:
     if problem.loss.degree is None or not sets or not exact or problem.ties:
         return 0
     X = problem.X
-    x = X.entries().reshape(-1) if not isinstance(X, Chunked) else torch.tensor([X.low, X.high], dtype=X.dtype, device=X.device)
-    x = torch.cat([x.abs(), torch.zeros(1, dtype=X.dtype, device=X.device)])
-    largest = problem.cols.max(problem.rows.max(x.amax())).item()
+    x = torch.tensor([X.low, X.high], dtype=X.dtype, device=X.device) if isinstance(X, Chunked) else X.entries()
+    low, high = torch.aminmax(x if x.numel() else x.new_zeros(1))
+    largest = problem.cols.max(problem.rows.max(torch.maximum(-low, high))).item()
     return min(max(math.frexp(largest)[1], -1000), 1000)  # frexp(0) has the power 0
 
 

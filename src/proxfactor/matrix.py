@@ -140,10 +140,11 @@ class Dense(Matrix):
         if weight is not None and _is_sparse(weight):
             raise ValueError("weight is sparse and X is not; give weight as a dense array, or X as Sparse or Observed")
         weight = None if weight is None else _spread(weight, values, (values.shape[0], values.shape[1]))
-        holes = values.isnan()
-        if bool(holes.any()):
-            weight = (~holes).to(values) if weight is None else weight.masked_fill(holes, 0.0)
-        _check_finite(values if weight is None else values.masked_fill(weight == 0, 0.0))
+        if weight is not None or not bool(values.sum().isfinite()):  # one pass says that nothing is odd
+            holes = values.isnan()
+            if bool(holes.any()):
+                weight = (~holes).to(values) if weight is None else weight.masked_fill(holes, 0.0)
+            _check_finite(values if weight is None else values.masked_fill(weight == 0, 0.0))
         if weight is not None and bool((weight == 1).all()):
             weight = None
         self._set(values if weight is None else values.masked_fill(weight == 0, 0.0), weight)
@@ -625,7 +626,7 @@ def _kind(X: Any, weight: Any) -> Matrix:
         return Sparse(X, weight)
     values = floating(X, "X")
     _check_2d(values)
-    holes = values.isnan().sum().item()
+    holes = 0 if bool(values.sum().isfinite()) else values.isnan().sum().item()
     if 2 * holes <= values.numel():
         return Dense(values, weight)
     return Observed(values, weight)
