@@ -307,13 +307,14 @@ def _begun_small(problem: Problem, pair: Range, solver: Alternating, W: Tensor, 
     """
     small = dataclasses.replace(problem, X=LowRank(*pair))
     rest = (problem.size - small.size) / 2
+    solver = solver.brief()
     state = solver.init(small, W, H)
     first = before = small.quick_value(W, H) + rest
     for _ in range(50):
         for _ in range(4):
             state = solver.step(small, state)
         now = small.quick_value(state.W, state.H) + rest
-        if bool(before - now < 1e-3 * now):
+        if bool(before - now < 1e-5 * now):
             break
         before = now
     return (state.W, state.H) if bool(first - now > 0.01 * now) else (W, H)

@@ -192,10 +192,10 @@ def range_of(problem: Problem, width: int, seed: int = 0, power: int = 1) -> Ran
 def _range(problem: Problem, X: Matrix | _Plus, width: int, seed: int, power: int = 1) -> tuple[Tensor, Tensor]:
     rows, cols, n = problem.rows, problem.cols, X.shape[1]
     drawn = uniforms(n, width, seed, cols.offset(n), stream=2).to(problem.X.device, problem.X.dtype) - 0.5
-    Q = _orthonormal(cols.sum(problem.read(X) @ drawn)[0], rows)
-    for _ in range(power):
-        P = _orthonormal(rows.sum(problem.read(X).T @ Q)[0], cols)
-        Q = _orthonormal(cols.sum(problem.read(X) @ P)[0], rows)
+    Q = _orthonormal(cols.sum(problem.read(X) @ drawn)[0], rows, 1 if power else 2)
+    for left in reversed(range(power)):
+        P = _orthonormal(rows.sum(problem.read(X).T @ Q)[0], cols, 1)
+        Q = _orthonormal(cols.sum(problem.read(X) @ P)[0], rows, 1 if left else 2)
     return Q, rows.sum(problem.read(X).T @ Q)[0].mT
 
 
@@ -262,14 +262,15 @@ def _squares(F: Tensor, problem: Problem) -> tuple[Tensor, Tensor]:
     return squares[:-1], squares[:-1].sum() / (squares[-1] * F.shape[1])
 
 
-def _orthonormal(Y: Tensor, comm: Comm) -> Tensor:
+def _orthonormal(Y: Tensor, comm: Comm, rounds: int = 2) -> Tensor:
     """An orthonormal basis of Y's columns, whose rows are spread; 0 where they have fewer dimensions than columns.
 
-    The Gram matrix is all that crosses processes; it squares the condition number, and a second round repairs what that costs.
+    The Gram matrix is all that crosses processes; it squares the condition number, and a second round repairs what that costs;
+    on the way to a range it need not.
     """
     size = comm.max(largest(Y))
     Y = Y / torch.where(size > 0, size, 1.0)
-    for _ in range(2):
+    for _ in range(rounds):
         wide = Y.double()
         s, V = torch.linalg.eigh(comm.sum(wide.mT @ wide)[0])
         Y = (wide @ (V * torch.where(s > 1e-13 * s[-1], s.rsqrt(), 0.0))).to(Y)

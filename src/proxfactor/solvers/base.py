@@ -75,6 +75,10 @@ class Alternating(Solver):
         """The same with as many passes over a factor for each product with X as may pay."""
         return self
 
+    def brief(self) -> Alternating:
+        """The same for a matrix with which products cost little."""
+        return self
+
     def sized(self, m: int, n: int, k: int) -> Alternating:
         """The same for the half-steps of an m x n matrix, of which it may be given parts."""
         return self

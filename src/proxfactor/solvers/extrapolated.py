@@ -59,6 +59,9 @@ class Extrapolated(Alternating):
     def patient(self) -> Alternating:
         return self.solver.patient()
 
+    def brief(self) -> Alternating:
+        return self.solver.brief()
+
     def init(self, problem: Problem, W: Tensor, H: Tensor) -> Momentum:
         begun = self.solver.init(problem, W, H)
         return self.at(Momentum(begun.W, begun.H, begun.w, begun.h), begun.W, begun.H)
