@@ -551,3 +551,44 @@ def test_a_component_that_nothing_needs_stays_zero():
     result = factorize(np.outer([1.0, 2, 3], [1.0, 2, 3, 4]), 2, W="nonneg", H="nonneg", init=(np.eye(3, 2), np.zeros((2, 4))))
     assert result.converged
     assert result.error < 1e-6
+
+
+def large(dtype=np.float64):
+    r = np.random.default_rng(0)
+    W, H = r.gamma(1, 1, (600, 5)) * (r.random((600, 5)) < 0.5), r.gamma(1, 1, (5, 400)) * (r.random((5, 400)) < 0.5)
+    return np.maximum(W @ H + 0.1 * r.standard_normal((600, 400)), 0).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("given", [False, True])
+def test_large_data_is_fitted_to_a_per_mille_in_eight_passes(dtype, given):
+    X, errors, r = large(dtype), [], np.random.default_rng(1)
+    init = (r.random((600, 5)), r.random((5, 400))) if given else "auto"
+    result = factorize(X, 5, W="nonneg", H="nonneg", init=init, callback=lambda p: errors.append((p.row["passes"], p.W @ p.H)))
+    best = np.linalg.norm(X - result.predict())
+    near = [passes for passes, WH in errors if np.linalg.norm(X - WH.numpy()) <= 1.001 * best]
+    assert near[0] <= 8
+
+
+def test_passes_over_the_data_are_counted():
+    result = factorize(large(), 5, W="nonneg", H="nonneg", init="random", max_iter=3, tol=1e-9)
+    rows = result.history
+    assert [b["passes"] - a["passes"] for a, b in itertools.pairwise(rows[:-1])] == [2] * (len(rows) - 2)
+
+
+def test_a_start_that_is_good_already_is_not_given_up_for_one_in_the_range_of_the_data():
+    X = large()
+    good = factorize(X, 5, W="nonneg", H="nonneg")
+    again = factorize(X, 5, W="nonneg", H="nonneg", init=(good.W, good.H), max_iter=1, tol=1e-12)
+    assert again.history[0]["loss"] <= good.history[-1]["loss"] * (1 + 1e-12)
+
+
+def test_the_loss_is_summed_cell_by_cell_where_gram_matrices_would_cancel():
+    r = np.random.default_rng(0)
+    W, H = r.random((30, 3)), r.random((3, 20))
+    for dtype, noise in ((np.float64, 1e-6), (np.float32, 1e-3)):
+        X = (W @ H + noise * r.random((30, 20))).astype(dtype)
+        problem = Problem(X, "frobenius", "nonneg", "nonneg")
+        given = torch.tensor(W.astype(dtype)), torch.tensor(H.astype(dtype))
+        exact = 0.5 * ((given[0].double() @ given[1].double()).numpy() - X.astype(float)) ** 2
+        assert problem.value(*given).item() == pytest.approx(exact.sum(), rel=1e-6)

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 
 import proxfactor.matrix as module
-from proxfactor.matrix import Dense, Matrix, Observed, Sparse, Table, as_matrix, as_table, memory_for
+from proxfactor.matrix import Dense, LowRank, Matrix, Observed, Sparse, Table, as_matrix, as_table, memory_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC|BSR|invariant):UserWarning")
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
@@ -435,7 +435,7 @@ def test_what_cannot_be_factored_is_refused(X, error, words):
 
 BROKEN = """
 import numpy as np, scipy.sparse as sp, torch, warnings
-from proxfactor.matrix import as_matrix
+from proxfactor.matrix import LowRank, as_matrix
 warnings.simplefilter("ignore")
 far = 10**8
 def scipy_of(kind, where):
@@ -490,3 +490,22 @@ def test_free_memory_is_a_number_of_bytes_or_unknown():
 def test_every_kind_is_a_matrix():
     assert all(issubclass(kind, Matrix) for kind in (Dense, Sparse, Observed))
     assert Table(Dense(PLAIN)).form == "numpy"
+
+
+def test_low_rank_is_the_dense_matrix_of_its_factors():
+    g = torch.Generator().manual_seed(0)
+    Q, B, F = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((7, 2), (2, 5), (5, 3)))
+    low, dense = LowRank(Q, B), Dense(Q @ B)
+    torch.testing.assert_close(low @ F, dense @ F)
+    torch.testing.assert_close(low.T @ torch.ones(7, 2).double(), dense.T @ torch.ones(7, 2).double())
+    torch.testing.assert_close(low.gram(F), dense.gram(F))
+    torch.testing.assert_close(low.squares(), dense.squares())
+    torch.testing.assert_close(low.take(slice(2, 4)).entries(), dense.take(slice(2, 4)).entries())
+    assert low.T.T is low
+
+
+def test_squares_are_weighted_sums_over_the_stored_cells():
+    r = np.random.default_rng(0)
+    X, w = r.standard_normal((6, 4)), r.uniform(0, 2, (6, 4))
+    assert Dense(X, w).squares().item() == pytest.approx((w * X**2).sum())
+    assert Observed(X).squares().item() == pytest.approx((X**2).sum())
