@@ -58,7 +58,7 @@ def draw(loss, count=300, seed=0):
         x = r.normal(0, 2, count)
     else:
         x = r.gamma(1, 2, count) + 1e-3
-        if loss not in AMOUNTS or (getattr(loss, "beta", 1) > 0 and not isinstance(loss, ItakuraSaito)):
+        if loss not in AMOUNTS or loss.beta is None or loss.beta > 0:
             x[: count // 5] = 0
     return torch.tensor(p), torch.tensor(x)
 

@@ -240,7 +240,7 @@ class Problem:
         if self.loss.quadratic or not self.X.background:
             return 1
         cells, stored = self.X.shape[0] * self.X.shape[1], max(1, self.X.entries().numel())
-        return int(self.cols.max(self.rows.max(torch.tensor(1 + cells // (8 * stored), device=self.X.device))))
+        return int(self.cols.max(self.rows.max(torch.tensor(1 + cells // (4 * stored), device=self.X.device))))
 
     @cached_property
     def _data(self) -> Matrix:

@@ -214,11 +214,12 @@ class KL(Loss):
         return torch.where(x > 0, x / pred / pred, 0.0)
 
     def yardstick(self, pred: Tensor, x: Tensor) -> Tensor:
-        p = pred.clamp(min=torch.finfo(pred.dtype).tiny ** 0.4)  # whose square is still a number
-        return torch.where(pred > 0, torch.maximum(x / p, torch.ones_like(p)) / p, 0.0)
+        seen = pred > torch.finfo(pred.dtype).tiny ** 0.4  # whose square is still a number
+        p = pred.where(seen, 1.0)
+        return torch.where(seen, torch.maximum(x / p, torch.ones_like(p)) / p, 0.0)
 
     def yardstick_at_zero(self, pred: Tensor) -> Tensor:
-        return pred.masked_fill_(pred <= 0, torch.inf).clamp_(min=torch.finfo(pred.dtype).tiny ** 0.4).reciprocal_()
+        return torch.nn.functional.threshold_(pred, torch.finfo(pred.dtype).tiny ** 0.4, torch.inf).reciprocal_()
 
     def prox(self, v: Tensor, step: Tensor | float, x: Tensor) -> Tensor:
         half = (v - step) / 2
