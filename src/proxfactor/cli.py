@@ -254,7 +254,7 @@ def scan(
     W: Annotated[str | None, Parameter(name="--W")] = None,
     H: Annotated[str | None, Parameter(name="--H")] = None,
     loss: str = "frobenius",
-    method: Literal["holdout", "stability", "all"] = "holdout",
+    method: Literal["holdout", "stability", "ard", "all"] = "holdout",
     restarts: Annotated[int, Whole] = 5,
     fraction: float = 0.1,
     weight: str | None = None,
@@ -286,7 +286,8 @@ def scan(
     loss
         As in fit.
     method
-        "holdout" (the error on hidden cells), "stability" (components found again in every fit), or "all".
+        "holdout" (the error on hidden cells), "stability" (components found again in every fit), "ard" (what a fit of the
+        largest rank leaves), or "all".
     restarts
         Fits of each rank, each from another start and with other cells hidden.
     fraction

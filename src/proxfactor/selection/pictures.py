@@ -18,22 +18,23 @@ COLORS = (BLUE, RUST, "#3f8f5b", "#7b5ea7", "#b8902c", "#4aa3a8", "#a34a6b", "#5
 
 
 def plot_scan(scan: Scan, ax: Axes | None = None, of: str | None = None) -> Axes:
-    """One method of a scan on ``ax``, or a new figure with a panel for each."""
-    if of is not None and of not in scan.methods:
-        raise ValueError(f"of is {of!r}; this scan has {', '.join(map(repr, scan.methods))}")
+    """One method of a scan on ``ax``, or a new figure with a panel for each; ARD has no curve over the ranks."""
+    drawn = tuple(name for name in scan.methods if name != "ard") or ("holdout",)
+    if of is not None and of not in drawn:
+        raise ValueError(f"of is {of!r}; this scan has {', '.join(map(repr, drawn))}")
     if ax is None:
         import matplotlib.pyplot as plt
 
-        shown = scan.methods if of is None else (of,)
+        shown = drawn if of is None else (of,)
         figure = plt.figure(figsize=(4.6 * len(shown), 3.4), layout="constrained")
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for name, panel in zip(shown, panels, strict=True):
             plot_scan(scan, panel, name)
         return panels[0]
-    of = of or scan.methods[0]
+    of = of or drawn[0]
     ranks = [row["rank"] for row in scan.table]
     (_errors if of == "holdout" else _silhouettes)(scan, ax, np.array(ranks))
-    if of == scan.methods[0]:
+    if of == drawn[0]:
         ax.axvline(scan.best, color=GREY, linewidth=6, alpha=0.25, zorder=0, label=f"rank {scan.best}")
     ax.set_xlabel("rank")
     ax.set_xticks(ranks if len(ranks) <= 12 else ranks[:: math.ceil(len(ranks) / 12)])

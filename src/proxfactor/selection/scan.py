@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..losses import Loss
+from ..fit import factorize
+from ..losses import KL, Loss
 from ..matrix import as_table
 from ..metrics import consensus, cophenetic, dispersion, stability
 from ..problem import Problem
+from ..ties import ARD
 from .work import Fit, Job, Plan, Progress, Work, check_workers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METHODS = ("holdout", "stability")
+METHODS = ("holdout", "stability", "ard")
 Row = dict[str, Any]
 
 STABLE = 0.75
@@ -98,10 +102,14 @@ def rank_scan(
     are those of the rank-one parts w hᵀ under the cosine, clustered by the Hungarian method. (Alexandrov et al. 2013; the
     consensus: Brunet et al. 2004, Kim and Park 2007.)
 
+    ARD: the components that ``ARD`` leaves of the largest rank, in a fit of all cells that begins at the singular pairs; the
+    noise is that of the fit at the hold-out's rank, (Σ residual² / degrees of freedom)^½, or 1 under KL. It takes squared
+    error and KL. (Tan and Févotte 2013.)
+
     Args:
         X, W, H, loss, weight: as in ``factorize``.
         ranks: the numbers of components to try, e.g. range(2, 13).
-        method: "holdout", "stability", a list of them, or "all"; the same fits serve all. The first decides ``best``.
+        method: "holdout", "stability", "ard", a list of them, or "all"; the same fits serve all. The first decides ``best``.
         restarts: fits of each rank.
         fraction: the share of the cells that are data to hide.
         seed, tol, max_iter: as in ``factorize``; a choice needs less accuracy than a result.
@@ -119,14 +127,15 @@ def rank_scan(
     2
     """
     problem = _problem(X, W, H, loss, weight)
-    ranks, methods = _ranks(ranks, problem.X.shape), _methods(method)
+    ranks, methods = _ranks(ranks, problem.X.shape), _methods(method, problem)
     _whole("restarts", restarts)
     if "stability" in methods and restarts < 2:
         raise ValueError("restarts is 1; stability compares fits of one rank with each other: give at least 2, better 5 or more")
     plan = Plan({"fit": problem}, fraction, seed, tol, max_iter)
     work = Work(plan, check_workers(workers), out, callback)
     work.run(Job(turn, "fit", rank) for rank in ranks for turn in range(restarts))
-    return _read(list(work.fits.values()), methods, problem, not work.interrupted, len(ranks) * restarts)
+    scan = _read(list(work.fits.values()), methods, problem, not work.interrupted, len(ranks) * restarts)
+    return _pruned(scan, problem, seed, tol, max_iter) if "ard" in methods and scan.complete else scan
 
 
 def _problem(X: Any, W: Any, H: Any, loss: Any, weight: Any) -> Problem:
@@ -156,11 +165,15 @@ def _ranks(ranks: Iterable[int], shape: tuple[int, int]) -> list[int]:
     return sorted({int(rank) for rank in given})
 
 
-def _methods(method: str | Iterable[str]) -> tuple[str, ...]:
-    given = METHODS if method == "all" else (method,) if isinstance(method, str) else tuple(method)
+def _methods(method: str | Iterable[str], problem: Problem) -> tuple[str, ...]:
+    gaussian = problem.loss.quadratic or isinstance(problem.loss, KL)
+    takes = tuple(name for name in METHODS if name != "ard" or gaussian)
+    given = takes if method == "all" else (method,) if isinstance(method, str) else tuple(method)
     for name in given:
         if name not in METHODS:
             raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}, or 'all'")
+        if name not in takes:
+            raise ValueError(f"method 'ard' takes squared error and KL, and the loss is {problem.loss!r}; use 'holdout'")
     if not given:
         raise ValueError(f"method is empty; give {', '.join(METHODS)}, or 'all'")
     return tuple(dict.fromkeys(given))
@@ -183,10 +196,41 @@ def _read(fits: list[Fit], methods: tuple[str, ...], problem: Problem, complete:
     best, excess = one_se(errors)
     table = [_row(rank, list(group.values()), excess[rank], methods) for rank, group in by_rank.items()]
     chosen = {"holdout": best, "stability": _most_stable(table) if "stability" in methods else 0}
-    said = [_by_holdout(table, best, excess) if name == "holdout" else _by_stability(table, chosen[name]) for name in methods]
+    shown = [name for name in methods if name != "ard"] or ["holdout"]
+    said = [_by_holdout(table, best, excess) if name == "holdout" else _by_stability(table, chosen[name]) for name in shown]
     if not complete:
         said.append(f"Interrupted: {len(fits)} of {asked} fits were finished.")
-    return Scan(table, chosen[methods[0]], " ".join(said), methods, problem.loss, complete, fits)
+    return Scan(table, chosen.get(methods[0], best), " ".join(said), methods, problem.loss, complete, fits)
+
+
+def _pruned(scan: Scan, problem: Problem, seed: int, tol: float, max_iter: int) -> Scan:
+    """The scan with what ARD says of the largest rank."""
+    holdout, _ = one_se({rank: {f.job.turn: f.error for f in scan.fits if f.job.rank == rank} for rank in _tried(scan)})
+    options = {"init": "svd", "seed": seed, "tol": tol, "max_iter": max(1000, max_iter)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the status says the same, and nobody is shown this fit
+        tie = ARD(_noise(problem, holdout, options))
+        fit = factorize(problem.changed(ties=(*problem.ties, tie)), _tried(scan)[-1], **options)
+    rank = max(1, int(tie.left(*fit.factors).sum()))
+    late = "" if fit.converged else " It did not settle: raise max_iter."
+    said = f"ARD leaves {rank} of {_tried(scan)[-1]} components.{late}"
+    best = rank if scan.methods[0] == "ard" else scan.best
+    return dataclasses.replace(scan, best=best, sentence=f"{said} {scan.sentence}" if best == rank else f"{scan.sentence} {said}")
+
+
+def _tried(scan: Scan) -> list[int]:
+    return [row["rank"] for row in scan.table]
+
+
+def _noise(problem: Problem, rank: int, options: dict[str, Any]) -> float:
+    """The standard deviation of a cell, from the residual of a fit and its degrees of freedom; 1 under KL, a log-likelihood."""
+    if not problem.loss.quadratic:
+        return 1.0
+    m, n = problem.X.shape
+    w = problem.X.weight
+    cells = m * n if problem.X.background else problem.X.entries().numel() if w is None else int((w > 0).sum())
+    left = 2 * factorize(problem, rank, **options).history[-1]["loss"]
+    return max(math.sqrt(left / max(1, cells - rank * (m + n - rank))), 1e-6 * math.sqrt(problem.size.item() / max(1, cells)))
 
 
 def one_se(errors: dict[Any, dict[int, float]]) -> tuple[Any, dict[Any, tuple[float, float]]]:
