@@ -185,6 +185,12 @@ class Problem:
         flipped.__dict__.update(T=self, _reads=self._reads)
         return flipped
 
+    @cached_property
+    def extent(self) -> tuple[int, int]:
+        """The rows and columns of X over all processes."""
+        rows, cols = (torch.tensor(size, device=self.X.device) for size in self.X.shape)
+        return int(self.rows.sum(rows)[0]), int(self.cols.sum(cols)[0])
+
     def take(self, rows: Index) -> Problem:
         """The problem for some of the rows of X and W."""
         loss, prox = self.loss.take(rows, 0), self.prox_W.take(rows, 0)

@@ -37,7 +37,7 @@ class HALS(Passes):
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         if self.inner is not None:
             return super().half(p, A, B, memory)
-        return self.sized(len(A), len(B), A.shape[1]).half(p, A, B, memory)
+        return self.sized(*p.extent, A.shape[1]).half(p, A, B, memory)
 
     def brief(self) -> HALS:
         return self if self.inner else HALS(inner=3)
