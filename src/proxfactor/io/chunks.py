@@ -23,6 +23,9 @@ Raw = tuple[Any, Names, Names]
 SHARE = 3
 """A file whose matrix takes more than this part of the free memory is read in chunks: a fit needs room of its own."""
 
+FAR = 100
+"""Times the free memory beyond which that is done when asked for only: it would take days."""
+
 
 @dataclass
 class Rows:
@@ -36,7 +39,7 @@ class Rows:
 
 def too_large(rows: Rows | None) -> bool:
     free = free_memory()
-    return rows is not None and free is not None and rows.size < math.inf and SHARE * rows.size > free
+    return rows is not None and free is not None and free / SHARE < rows.size < FAR * free
 
 
 def in_chunks(rows: Rows, missing: str) -> Table:
