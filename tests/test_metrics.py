@@ -51,7 +51,7 @@ def block(request, monkeypatch):
     small = request.param
     blocks = Dense.blocks
     for cls in (Dense, Sparse, Observed):
-        monkeypatch.setattr(cls, "blocks", lambda self, row_bytes: blocks(self, row_bytes, small))
+        monkeypatch.setattr(cls, "blocks", lambda self, row_bytes, *_: blocks(self, row_bytes, small))
 
 
 def test_the_relative_error_equals_the_dense_definition(kind, block):

@@ -24,7 +24,7 @@ from .losses import Loss
 from .matrix import LowRank, Matrix, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
-from .solvers import Alternating, Memory, Solver, as_solver
+from .solvers import APG, Alternating, Memory, Solver, as_solver
 from .streamed import Streamed, problem_of
 from .ties import as_ties
 
@@ -483,8 +483,9 @@ def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> T
     B, memory = B.mT.contiguous().mT, Memory()  # component first, as solvers leave it
     if isinstance(problem, Streamed):
         return problem.closed(B, lambda _, part: best_rows(part, solver, B, tol))
-    if problem.loss.quadratic:
-        solver = solver.patient()  # many passes on one model, which needs one product with X
+    if problem.loss.quadratic:  # many passes on one model, which needs one product with X
+        settles = problem.prox_W.convex and problem.prox_W.exact
+        solver = APG(inner=50) if settles else solver.patient()
     A = _first_rows(problem, B)
     best, since, look = math.inf, 0, 1
     for at in range(1, 201):

@@ -434,7 +434,7 @@ class Problem:
 
     def _loss(self, A: Tensor, B: Tensor) -> Tensor:
         """Σ loss over all rows; from the Gram matrices where that does not cancel, else cell by cell."""
-        if self.shared:
+        if self.shared and A.dtype == self.X.dtype:
             quick, share = self._gram_loss(A, B), max(1e-7, 1e4 * torch.finfo(A.dtype).eps)
             if bool(quick > share * self.size):
                 return quick

@@ -46,8 +46,8 @@ def read(
     NaN is an error, and what a long table or sparse file does not store is 0. A 0 in a long table is always data.
 
     ``chunked=True`` leaves the data in the file: the matrix is then `Chunked`, and a fit reads it once a sweep. It is the
-    default for what takes more than a third of the free memory, up to a hundred times it. It takes wide tables, npy, npz (an array, or a csr matrix) and
-    zarr (a folder).
+    default for what takes more than a third of the free memory, up to a hundred times it. It takes wide tables, npy, npz (an
+    array, or a csr matrix) and zarr (a folder).
 
     Raises ValueError for what is no matrix of numbers, FileNotFoundError and other OSErrors for what cannot be opened,
     MemoryError for what would not fit, before it is read.
