@@ -219,7 +219,7 @@ class KL(Loss):
         return torch.where(seen, torch.maximum(x / p, torch.ones_like(p)) / p, 0.0)
 
     def yardstick_at_zero(self, pred: Tensor) -> Tensor:
-        return torch.nn.functional.threshold_(pred, torch.finfo(pred.dtype).tiny ** 0.4, torch.inf).reciprocal_()
+        return torch.threshold_(pred, torch.finfo(pred.dtype).tiny ** 0.4, torch.inf).reciprocal_()
 
     def prox(self, v: Tensor, step: Tensor | float, x: Tensor) -> Tensor:
         half = (v - step) / 2

@@ -206,7 +206,7 @@ def _read(fits: list[Fit], methods: tuple[str, ...], problem: Problem, complete:
 def _pruned(scan: Scan, problem: Problem, seed: int, tol: float, max_iter: int) -> Scan:
     """The scan with what ARD says of the largest rank."""
     holdout, _ = one_se({rank: {f.job.turn: f.error for f in scan.fits if f.job.rank == rank} for rank in _tried(scan)})
-    options = {"init": "svd", "seed": seed, "tol": tol, "max_iter": max(1000, max_iter)}
+    options: dict[str, Any] = {"init": "svd", "seed": seed, "tol": tol, "max_iter": max(1000, max_iter)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the status says the same, and nobody is shown this fit
         tie = ARD(_noise(problem, holdout, options))
