@@ -486,8 +486,8 @@ def test_a_start_with_zeros_is_lifted_where_the_loss_needs_it():
 def test_sparse_counts_are_fitted_under_kl_without_becoming_dense():
     X = sp.random(100, 400, 0.02, random_state=0, format="csr")
     X.data = np.ceil(X.data * 5)
-    result = factorize(Sparse(X), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10, solver="hals")
-    dense = factorize(X.toarray(), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10, solver="hals")
+    result = factorize(Sparse(X), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10)
+    dense = factorize(X.toarray(), 4, W="nonneg", H="nonneg", loss="kl", max_iter=10)
     assert result.history[-1]["loss"] == pytest.approx(dense.history[-1]["loss"], rel=1e-3)
 
 

@@ -756,7 +756,7 @@ def test_the_tables_of_a_run_open_anywhere(result, tmp_path):
     assert np.array_equal(W[["1", "2"]], result.factors[0])
     assert np.array_equal(H[list(result.cols)], result.factors[1])
     history = pl.read_csv(tmp_path / "run" / "history.csv")
-    assert history.columns[:3] == ["iteration", "seconds", "loss"]
+    assert history.columns[:4] == ["iteration", "seconds", "passes", "loss"]
     assert same(cells(read(tmp_path / "run" / "W.parquet")), result.factors[0])
     modes = {(tmp_path / "run" / f).stat().st_mode for f in ("W.parquet", "model.safetensors", "run.json")}
     assert len(modes) == 1

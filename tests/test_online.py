@@ -235,8 +235,8 @@ def test_torch_and_sparse_batches_are_taken():
     online = Online(RANK, W="nonneg", H="nonneg").partial_fit(torch.tensor(X[:120], dtype=torch.float32))
     assert online.partial_fit(X[120:]).H.dtype == torch.float32
     counts = sp.random_array((200, 50), density=0.2, rng=np.random.default_rng(0), format="csr")
-    online = learned(counts, 100, loss="kl", sweeps=3, solver="hals")
-    dense = learned(counts.toarray(), 100, loss="kl", sweeps=3, solver="hals")
+    online = learned(counts, 100, loss="kl", sweeps=3)
+    dense = learned(counts.toarray(), 100, loss="kl", sweeps=3)
     np.testing.assert_allclose(online.H, dense.H, rtol=1e-3, atol=1e-5)
 
 

@@ -182,14 +182,14 @@ def test_the_planted_rank_is_found_by_hidden_cells_and_by_stability(X, options):
         assert "All components of rank 3 and of no larger one are found again in every fit" in found.sentence
 
 
-@pytest.mark.parametrize(
-    ("X", "options"), [(PLANTED, {}), (HOLES, {}), (datasets.planted(30, 25, 3)[0], {})], ids=["noisy", "with holes", "clean"]
-)
-def test_ard_leaves_the_planted_components_of_more(X, options):
-    found = rank_scan(X, [2, 3, 6], restarts=2, method="ard", **NONNEG, **options)
+@pytest.mark.parametrize("X", [PLANTED, HOLES], ids=["noisy", "with holes"])
+def test_ard_leaves_the_planted_components_of_more(X):
+    found = rank_scan(X, [2, 3, 6], restarts=2, method="ard", **NONNEG)
     assert found.best == 3
-    assert "ARD leaves 3 of 6 components." in found.sentence
-    assert "ARD leaves 3" in rank_scan(X, [2, 3, 6], restarts=2, method=["holdout", "ard"], **NONNEG, **options).sentence
+    assert found.sentence.startswith("ARD leaves 3 of 6 components.")
+    both = rank_scan(X, [2, 3, 6], restarts=2, method=["holdout", "ard"], **NONNEG)
+    assert both.sentence.startswith("Rank 3")
+    assert "ARD leaves 3" in both.sentence
 
 
 def test_ard_refuses_losses_without_a_noise():

@@ -193,7 +193,8 @@ def test_the_choice_follows_what_the_operators_couple():
     }
     for constraints, name in chosen.items():
         assert repr(auto(Problem(data("dense"), "frobenius", *constraints))) == name
-    assert repr(auto(Problem(data("dense"), "kl", "simplex(dim=1)", "nonneg"))) == "APG()"
+    assert repr(auto(Problem(data("dense"), "kl", "simplex(dim=1)", "nonneg"))) == "KLNewton()"
+    assert repr(auto(Problem(data("dense").entries() + 1, "itakura", "simplex(dim=1)", "nonneg"))) == "APG()"
     assert repr(auto(Problem(data("dense"), "frobenius", "simplex(dim=1)", "nonneg", ties=(ARD(1.0),)))) == "APG()"
 
 

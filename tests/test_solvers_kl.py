@@ -155,7 +155,6 @@ def test_a_row_without_counts_goes_to_its_cheapest_component_on_a_simplex_and_to
 @pytest.mark.parametrize("form", [None, compiled], ids=["torch", "compiled"])
 def test_sparse_dense_and_fully_observed_are_the_same_problem(dtype, form, monkeypatch):
     monkeypatch.setattr(kl, "compiled", lambda *_: form)
-    monkeypatch.setattr(kl, "FIRST", 0)
     X = data("dense", dtype).entries()
     kinds = [Dense(X), Sparse(X.to_sparse()), Observed(X), Dense(X, torch.ones_like(X)), Observed(X, torch.ones_like(X))]
     states = [sweeps(KLNewton(), Problem(M, "kl", "nonneg", "nonneg"), 8) for M in kinds]

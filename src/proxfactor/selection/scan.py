@@ -214,8 +214,9 @@ def _pruned(scan: Scan, problem: Problem, seed: int, tol: float, max_iter: int) 
     rank = max(1, int(tie.left(*fit.factors).sum()))
     late = "" if fit.converged else " It did not settle: raise max_iter."
     said = f"ARD leaves {rank} of {_tried(scan)[-1]} components.{late}"
-    best = rank if scan.methods[0] == "ard" else scan.best
-    return dataclasses.replace(scan, best=best, sentence=f"{said} {scan.sentence}" if best == rank else f"{scan.sentence} {said}")
+    if scan.methods[0] == "ard":
+        return dataclasses.replace(scan, best=rank, sentence=f"{said} {scan.sentence}")
+    return dataclasses.replace(scan, sentence=f"{scan.sentence} {said}")
 
 
 def _tried(scan: Scan) -> list[int]:
