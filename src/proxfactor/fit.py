@@ -241,6 +241,7 @@ def factorize(
     >>> result.converged, round(result.error, 6)
     (True, 0.0)
     """
+    began = time.perf_counter()
     table, problem = _door(X, W, H, loss, weight, ties)
     rank = _rank(rank, init)
     notes = _fits(problem, rank)
@@ -265,7 +266,7 @@ def factorize(
         "dtype": str(problem.X.dtype).removeprefix("torch."),
         "shape": list(problem.X.shape),
     }
-    loop = _Loop(scaled, power, how, max_iter, tol, callback, (free, back, how_free))
+    loop = _Loop(scaled, power, how, max_iter, tol, callback, (free, back, how_free), began)
     with _threads(problem, rank):
         loop.run(W0, H0)
     W1, H1 = loop.factors()
@@ -332,6 +333,7 @@ class _Loop:
         tol: float,
         callback: Callable | None,
         sweeps: tuple[Problem, Back, Alternating],
+        began: float,
     ):
         """``problem`` is the one whose X was divided by 2^power; history and factors are told in the caller's units.
 
@@ -343,7 +345,7 @@ class _Loop:
         self.history: list[Row] = []
         self.stopped = ""
         self.revived = 0
-        self.began = time.perf_counter()
+        self.began = began
 
     def run(self, W: Tensor, H: Tensor) -> None:
         self.state = self.sweeper.init(self.free, W, H)
