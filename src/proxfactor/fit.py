@@ -438,7 +438,7 @@ class _Loop:
         W, H = self.iterate()
         if isinstance(self.problem, Streamed):
             self.sweeper.look(self.free, self.state)  # in the read of the next sweep; what it has told is then known
-        loss, here = self.problem.value(W, H), dataclasses.replace(self.state, W=W, H=H)
+        loss, here = self.problem.value(W, H, inside=True), dataclasses.replace(self.state, W=W, H=H)
         w, h = self.problem.certificate(W, H) if self.problem.loss.smooth else self.solver.residual(self.problem, here)
         self.loss, w, h = torch.stack([loss, w, h]).tolist()
         if not math.isfinite(self.loss):
