@@ -592,3 +592,13 @@ def test_the_loss_is_summed_cell_by_cell_where_gram_matrices_would_cancel():
         given = torch.tensor(W.astype(dtype)), torch.tensor(H.astype(dtype))
         exact = 0.5 * ((given[0].double() @ given[1].double()).numpy() - X.astype(float)) ** 2
         assert problem.value(*given).item() == pytest.approx(exact.sum(), rel=1e-6)
+
+
+def test_what_a_callback_writes_into_the_factors_changes_nothing():
+    def scribble(progress):
+        progress.W.numpy()[:] = -1
+        progress.H.numpy()[:] = np.nan
+
+    X = small()
+    quiet, loud = (factorize(X, 3, W="nonneg", H="nonneg", callback=callback) for callback in (lambda progress: None, scribble))
+    np.testing.assert_array_equal(quiet.W, loud.W)

@@ -458,7 +458,8 @@ class _Loop:
         return row
 
     def _progress(self) -> Progress:
-        return Progress(self.history[-1], self.tol, self.max_iter, *self.factors())
+        W, H = self.factors()
+        return Progress(self.history[-1], self.tol, self.max_iter, W.clone(), H.clone())  # theirs to write to
 
     def iterate(self) -> tuple[Tensor, Tensor]:
         return self.back(self.state.W, self.state.H)
