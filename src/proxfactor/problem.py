@@ -445,7 +445,7 @@ class Problem:
     def _gram_loss(self, A: Tensor, B: Tensor) -> Tensor:
         """½ Σ w x² + ½ ⟨AᵀA, BᵀB⟩ - ⟨A, X B⟩: no cell is looked at where the products are known."""
         q, across = self.normal(B), self.T._kept.get(_mark(A))
-        linear = self.rows.sum((q.C * A).sum(dtype=torch.float64))[0]
+        linear = self.rows.sum((q.C * A).sum(0).double().sum())[0]
         GA = across[1].G / self.level if across else self.rows.sum(A.mT @ A)[0]
         return (q.G.double() * GA).sum() / 2 - linear + self.size / 2
 
