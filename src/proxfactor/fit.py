@@ -486,9 +486,11 @@ def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> T
     B, memory = B.mT.contiguous().mT, Memory()  # component first, as solvers leave it
     if isinstance(problem, Streamed):
         return problem.closed(B, lambda _, part: best_rows(part, solver, B, tol))
+    later: Alternating = solver
     if problem.loss.quadratic:  # many passes on one model, which needs one product with X
         settles = problem.prox_W.convex and problem.prox_W.exact
-        solver = APG(inner=50) if settles else solver.patient()
+        solver = solver.patient()
+        later = APG(inner=50) if settles else solver  # where many A fit about as well single components take for ever
     A = _first_rows(problem, B)
     best, since, look = math.inf, 0, 1
     for at in range(1, 201):
@@ -500,6 +502,8 @@ def best_rows(problem: Problem, solver: Alternating, B: Tensor, tol: float) -> T
         best, since = (left, 0) if left < best else (best, since + 1)
         if left <= tol / 2 or since >= 5:
             break
+        if since >= 2 or at >= 10:
+            solver = later
     return A
 
 
