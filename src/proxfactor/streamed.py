@@ -280,8 +280,8 @@ class _Across(Problem):
     def row_losses(self, A: Tensor, B: Tensor) -> Tensor:
         return self.cols.sum(*self._chunks.told(B, A, {"columns"}).sums["columns"])[0]
 
-    def value(self, W: Tensor, H: Tensor) -> Tensor:
-        return self._chunks.value(H.mT, W.mT)
+    def value(self, W: Tensor, H: Tensor, inside: bool = False) -> Tensor:
+        return self._chunks.value(H.mT, W.mT, inside)
 
 
 class _Point:
