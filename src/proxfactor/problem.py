@@ -242,9 +242,14 @@ class Problem:
 
     @cached_property
     def gap(self) -> int:
-        """Sweeps that should lie between two certificates: where a loss is not quadratic, one visits every cell of sparse data."""
-        if self.loss.quadratic or not self.X.background:
+        """Sweeps that should lie between two certificates, which for a loss that is not quadratic cost as much as some sweeps.
+
+        Where the zeros of sparse data count, one visits every cell.
+        """
+        if self.loss.quadratic:
             return 1
+        if not self.X.background:
+            return 5 if self._cells_at_most >= MANY else 1
         cells, stored = self.X.shape[0] * self.X.shape[1], max(1, self.X.entries().numel())
         return int(self.cols.max(self.rows.max(torch.tensor(1 + cells // (4 * stored), device=self.X.device))))
 
