@@ -86,3 +86,19 @@ r = pf.factorize(numpy.random.default_rng(0).random((30, 20)), 3, W="nonneg", H=
 assert "numba" not in sys.modules, "numba was imported"
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_threads_that_share_work_may_share_it_again_and_a_fork_has_its_own():
+    code = """
+import os, torch
+from proxfactor.prox._numba import in_threads
+torch.set_num_threads(2)
+done = []
+in_threads(lambda first, last: in_threads(lambda a, b: done.append((a, b)), 100, 10**7), 8, 10**7)
+assert sum(b - a for a, b in done) == 800
+if (child := os.fork()) == 0:
+    in_threads(lambda a, b: None, 100, 10**7)
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False, timeout=100).returncode == 0

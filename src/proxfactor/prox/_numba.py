@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
+from threading import current_thread
 
 import numba
 import torch
+
+_NAME = "proxfactor-shares"
 
 
 def kernel(*signature: str, fastmath: bool | set[str] = False) -> Callable:
@@ -30,10 +34,15 @@ def in_threads(run: Callable[[int, int], None], size: int, entries: int) -> None
     Numba's own threads are not used: they abort where two callers meet, and forbid forks.
     """
     threads = min(torch.get_num_threads(), size, 1 + entries // 2**15)
-    if threads < 2:
+    if threads < 2 or current_thread().name.startswith(_NAME):  # one of them, which must not wait for its like
         run(0, size)
         return
     parts = min(size, 4 * threads)  # more than threads: rows are not equally hard
     ends = [size * p // parts for p in range(parts + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda part: run(*part), pairwise(ends)))
+    list(_pool(threads, os.getpid()).map(lambda part: run(*part), pairwise(ends)))
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that wait for work: to begin them takes longer than a small sweep. A fork has none of its parent's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=_NAME)
