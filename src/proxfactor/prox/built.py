@@ -136,6 +136,11 @@ class Transposed(Around):
     def terms(self) -> tuple[Prox, ...]:
         return tuple(t.T for t in self.inner.terms)
 
+    @property
+    def ridge(self) -> Step | None:
+        lam = self.inner.ridge
+        return _turned_over(lam) if isinstance(lam, Tensor) and lam.ndim else lam
+
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if x.ndim != 2:
             raise ValueError(f"{self!r} takes a matrix, given x of shape {tuple(x.shape)}")
