@@ -37,7 +37,7 @@ _HOME = {
     "problem": "Problem Quadratic Tie",
     "streamed": "Streamed",
     "ties": "ARD GraphLaplacian MinVolume Orthogonal Symmetric",
-    "solvers": "ADMM APG HALS MU PALM Alternating Extrapolated KLNewton LossADMM Solver State",
+    "solvers": "ADMM ALS APG HALS MU PALM Alternating Extrapolated KLNewton LossADMM Solver State",
     "fit": "Result factorize",
     "online": "Online",
     "archetypes": "Archetypes archetypal_analysis",

@@ -190,6 +190,7 @@ from .selection import Scan as Scan
 from .selection import advise as advise
 from .selection import rank_scan as rank_scan
 from .solvers import ADMM as ADMM
+from .solvers import ALS as ALS
 from .solvers import APG as APG
 from .solvers import HALS as HALS
 from .solvers import MU as MU
