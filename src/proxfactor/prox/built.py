@@ -137,9 +137,9 @@ class Transposed(Around):
         return tuple(t.T for t in self.inner.terms)
 
     @property
-    def ridge(self) -> Step | None:
-        lam = self.inner.ridge
-        return _turned_over(lam) if isinstance(lam, Tensor) and lam.ndim else lam
+    def net(self) -> tuple[float, float, float, Step] | None:
+        net = self.inner.net
+        return (*net[:3], _turned_over(net[3])) if net and isinstance(net[3], Tensor) and net[3].ndim else net
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if x.ndim != 2:

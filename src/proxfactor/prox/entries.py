@@ -329,8 +329,8 @@ class L2Squared(Prox):
         return None if self._held or self.center else (-math.inf, math.inf, 0.0, float(self.lam))
 
     @property
-    def ridge(self) -> Step | None:
-        return self.lam if self.streams and not self.foreign else None
+    def net(self) -> tuple[float, float, float, Step] | None:
+        return (-math.inf, math.inf, 0.0, self.lam) if self.streams and not self.foreign else None
 
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         t = times(step, weight(x, self.lam))

@@ -7,10 +7,9 @@ n_u the stored cells of user u, n the number of items, and the same for items. T
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -45,8 +44,12 @@ class Factors(Recommender):
     seed: int = 0
     device: str = "cpu"
 
-    biased: ClassVar[bool] = False
     numbers: ClassVar[tuple[str, ...]] = ("reg", "nu", "tol")
+
+    @property
+    def biased(self) -> bool:
+        """Whether users and items have levels of their own."""
+        return False
 
     @abstractmethod
     def _scale(self, ratings: Ratings) -> tuple[float, float]:
@@ -95,7 +98,7 @@ class Factors(Recommender):
         return Problem(cells.to(self.device), "frobenius", W, H.T)
 
     def _prox(self, given: Any, data: np.ndarray) -> Any:
-        lam = self.reg * np.maximum(data, 1.0) ** self.nu
+        lam = self._number("reg") * np.maximum(data, 1.0) ** self.nu
         ridge = L2Squared(torch.tensor(lam[:, None], dtype=torch.float32, device=self.device))
         if given is None:
             return ridge
@@ -112,17 +115,17 @@ class Factors(Recommender):
     def _start(self, ratings: Ratings, start: Model | None, scale: float) -> tuple[Tensor, Tensor]:
         """Small random tastes; those of another fit where it has them."""
         draw = np.random.Generator(np.random.Philox(self.seed))
-        A, B = (self._drawn(draw, size) for size in ratings.shape)
+        A, B = (self._drawn(draw, size, given) for size, given in zip(ratings.shape, (self.W, self.H), strict=True))
         if start is not None:
             for F, old in ((A, self._inside(start.X, start.b, scale, scale)), (B, self._inside(start.Y, start.c, scale))):
                 F[:] = torch.where((old == 0).all(1, keepdim=True), F, old)
         return A, B
 
-    def _drawn(self, draw: np.random.Generator, size: int) -> Tensor:
-        F = draw.standard_normal((size, self.biased + self.rank), dtype=np.float32) * (0.1 / self.rank**0.5)
-        F[:, : self.biased] = 0.0
-        F = torch.from_numpy(np.abs(F) if self._positive else F)
-        return F.to(self.device)
+    def _drawn(self, draw: np.random.Generator, size: int, given: Any) -> Tensor:
+        F = torch.from_numpy(draw.standard_normal((size, self.rank), dtype=np.float32)) * (0.1 / self.rank**0.5)
+        if given is not None:
+            F = as_prox(given)(F.abs(), 0.0)
+        return torch.cat([torch.zeros(size, self.biased), F], 1).to(self.device)
 
     def _sweeps(self, p: Problem, A: Tensor, B: Tensor, callback: Callable | None) -> tuple[Tensor, Tensor]:
         """Half-steps for users and items until the objective falls by less than tol of itself, or the callback has had enough."""
@@ -210,7 +213,7 @@ class Factors(Recommender):
         w = np.ones_like(t) if w is None else w
         B = self._inside(self.model_.Y, self.model_.c, scale).double().numpy()
         t, Y = (t - B[mine.item, 0], np.column_stack([np.ones(len(B)), B[:, 1:]])) if self.biased else (t, B)
-        lam = self.reg * max(len(mine) + a0 * len(B), 1.0) ** self.nu
+        lam = self._number("reg") * max(len(mine) + a0 * len(B), 1.0) ** self.nu
         G = a0 * Y.T @ Y + (Y[mine.item].T * (w - a0)) @ Y[mine.item] + lam * np.eye(Y.shape[1])
         y = Y[item].copy()
         y[: self.biased] = 0.0
@@ -234,6 +237,10 @@ class ExplicitMF(Factors):
 
     nu: float = 0.5
     biases: bool | None = None
+
+    @property
+    def biased(self) -> bool:
+        return not (_positive(self.W) and _positive(self.H)) if self.biases is None else self.biases
 
     def _scale(self, ratings: Ratings) -> tuple[float, float]:
         w, r = ratings.weight, ratings.value
@@ -272,4 +279,9 @@ class ImplicitMF(Factors):
 
     def _cells(self, ratings: Ratings, mean: float, scale: float) -> tuple[np.ndarray, np.ndarray | None, float]:
         w = ratings.weight if ratings.weight is not None else 1 + self.alpha * np.abs(ratings.value) / scale
-        return (ratings.value > 0).astype(np.float64), w, float(self.unobserved)
+        return (ratings.value > 0).astype(np.float64), w, float(self._number("unobserved"))
+
+
+def _positive(given: Any) -> bool:
+    """Whether a constraint keeps numbers from being negative."""
+    return given is not None and bool((as_prox(given)(-torch.ones(2, 2), 0.0) >= 0).all())
