@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .tables import Ratings, cells_of, codes_of, source_of
+
 BYTES = 2**26
 """Scores and their temporaries that are in memory at a time."""
 
@@ -497,3 +499,141 @@ class _Lists:
     def gini(self) -> float:
         n, total = len(self.shown), self.shown.sum()
         return float((2 * np.arange(1, n + 1) - n - 1) @ np.sort(self.shown) / (n * total)) if total else 0.0
+
+
+# ── a model and a test set ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def evaluate(
+    model: Any,
+    test: Any,
+    train: Any = None,
+    k: int | Iterable[int] = 10,
+    measures: str | Iterable[str] | None = None,
+    *,
+    exclude_seen: bool = True,
+    relevant: float | None = None,
+    gains: str = "binary",
+    level: float = 0.9,
+) -> Evaluation:
+    """How good a fitted recommender is on ratings that it has not seen.
+
+    Everything that ``rating_measures`` and ``ranking_measures`` know, by name, or the usual ones: of a model of ratings
+    rmse and mae, with a standard deviation also its intervals; of one of clicks the rankings, which a threshold
+    ``relevant`` asks for too. Rankings are over all items of the model.
+
+    Args:
+        model: a fitted recommender, or the ``serve.Model`` that one has saved.
+        test: any table that ``read_ratings`` takes; its columns may be called as in the fit. The weights count in rmse and mae.
+        train: what the model has seen, if that is not what it was fitted on: not recommended, and the basis of activity
+            (ratings of a user) and novelty.
+        k: the length of the lists, or several.
+        measures: names, with the length if it is another: ``["rmse", "ndcg@20"]``.
+        exclude_seen: whether items that the user has seen are left out of the lists. Cells of the test set that were seen
+            are then left out too.
+        relevant: the least rating that makes an item relevant; None: those above 0.
+        gains: of a relevant item in ndcg: "binary", 1; "rating", its rating; "exponential", 2^rating - 1.
+        level: of the intervals.
+
+    A user without training data is scored by the fallback, as the model would answer; an item that the model does not know
+    is a miss in rankings and has the fallback's rating; ``notes`` says how many. Raises ValueError where the test set is
+    empty or nothing in it is relevant, TypeError where the model is not fitted.
+    """
+    answers = getattr(model, "model_", model)
+    if not hasattr(answers, "recommend") or not hasattr(answers, "users"):
+        raise TypeError(f"evaluate was given {type(model).__name__}, which is not fitted; call fit first")
+    ratings, known = _read(test, model, answers), None if train is None else _read(train, model, answers)
+    if not len(ratings):
+        raise ValueError("the test set is empty: there is nothing to measure")
+    named = [measures] if isinstance(measures, str) else None if measures is None else list(measures)
+    implicit = _implicit(model, answers)
+    if named is None:
+        intervals = INTERVAL if answers.noise is not None else ()
+        named = [*(() if implicit else RATING + intervals), *(USUAL if implicit or relevant is not None else ())]
+    of_ratings = [name for name in named if name.partition("@")[0] in RATING + INTERVAL]
+    of_rankings = [name for name in named if name not in of_ratings]
+
+    present, who = np.unique(ratings.user, return_inverse=True)
+    users = codes_of(ratings.users[present], answers.users, "user", "fallback")
+    items = codes_of(ratings.items, answers.items, "item", "fallback")[ratings.item]
+    history = _history(answers, known)
+    parts = []
+    if of_ratings:
+        wants_std = any(name.partition("@")[0] in INTERVAL for name in of_ratings)
+        asked = ratings.users[ratings.user], ratings.items[ratings.item]
+        found = answers.predict(*asked, return_std=wants_std, unknown="fallback")
+        mean, std = found if wants_std else (found, None)
+        active = np.where(users >= 0, np.bincount(history[0], minlength=len(answers.users) + 1)[users], 0)[who]
+        options = {"user": who, "activity": active, "measures": of_ratings, "level": level}
+        parts.append(rating_measures(ratings.value, mean, std, ratings.weight, **options))
+    if of_rankings:
+        liked = ratings.value > 0 if relevant is None else ratings.value >= relevant
+        if not liked.any():
+            raise ValueError(
+                f"nothing is relevant: no rating of the test set is {'above 0' if relevant is None else f'at least {relevant:g}'}, "
+                f"the highest is {ratings.value.max():g}"
+            )
+        cells = who[liked], items[liked], _gains(gains, ratings.value[liked])
+        place = np.full(len(answers.users), -1)
+        place[users[users >= 0]] = np.flatnonzero(users >= 0)
+        seen = place[history[0]], history[1]
+        share = np.maximum(np.bincount(history[1], minlength=len(answers.items)), 1) / max(1, len(np.unique(history[0])))
+        parts.append(
+            ranking_measures(
+                lambda rows: answers._scores(users[rows], None),
+                cells,
+                tuple(v[seen[0] >= 0] for v in seen) if exclude_seen else None,
+                n=len(answers.items),
+                k=k,
+                measures=of_rankings,
+                users=len(users),
+                share=share,
+            )
+        )
+    return Evaluation(
+        {name: value for part in parts for name, value in part.items()},
+        {name: value for part in parts for name, value in part.by_user.items()},
+        {name: value for part in parts for name, value in part.influence.items()},
+        ratings.users[present],
+        len(ratings),
+        tuple(_notes(int((users < 0).sum() + (np.diff(answers.indptr)[users[users >= 0]] == 0).sum()), int((items < 0).sum()))),
+        lambda columns: ratings.frame({ratings.columns["user"]: columns.pop("user"), **columns}),
+    )
+
+
+def _read(data: Any, model: Any, answers: Any) -> Ratings:
+    """The table, whose columns may be called as in the fit."""
+    if isinstance(data, Ratings):
+        return data
+    if hasattr(data, "__len__") and not isinstance(data, str | tuple) and not len(data):
+        raise ValueError("the test set is empty: there is nothing to measure")
+    source = source_of(data)
+    there = [] if isinstance(data, tuple) else getattr(source, "names", [])
+    called = answers.info.get("columns", {})
+    named = {role: called[role] for role in ("user", "item", "rating") if called.get(role) in there}
+    return cells_of(source, named, getattr(model, "duplicates", "error"))
+
+
+def _implicit(model: Any, answers: Any) -> bool:
+    return bool(getattr(model, "implicit", answers.info.get("implicit", False)))
+
+
+def _history(answers: Any, train: Ratings | None) -> tuple[np.ndarray, np.ndarray]:
+    """The seen cells as positions of the model's users and items."""
+    if train is not None:
+        train = train.coded(answers.users, answers.items, unknown="drop")
+        return train.user, train.item
+    return np.repeat(np.arange(len(answers.users)), np.diff(answers.indptr)), answers.indices
+
+
+def _gains(kind: str, rating: np.ndarray) -> np.ndarray:
+    if kind not in ("binary", "rating", "exponential"):
+        raise ValueError(f"gains is {kind!r}; give 'binary', 'rating' or 'exponential'")
+    return np.ones(len(rating)) if kind == "binary" else rating if kind == "rating" else np.exp2(rating) - 1
+
+
+def _notes(cold: int, lacking: int) -> Iterator[str]:
+    if cold:
+        yield f"users without training data, whom the fallback answers: {cold:,}"
+    if lacking:
+        yield f"cells of items that the model does not know, misses in rankings: {lacking:,}"
