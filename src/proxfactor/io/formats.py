@@ -59,12 +59,12 @@ def read(
     (array(['first', 'second'], dtype=object), tensor([[1., 0., 5.],
             [2., 3., 0.]], dtype=torch.float64))
     """
-    _one_of("missing", missing, "nan", "zeros", "none")
-    _one_of("duplicates", duplicates, "error", "sum", "mean", "last")
+    one_of("missing", missing, "nan", "zeros", "none")
+    one_of("duplicates", duplicates, "error", "sum", "mean", "last")
     wanted, place, name = _layout(layout), Path(path), shown(path)
-    _check_file(place, name)
+    check_file(place, name)
     try:
-        kind, gzipped = _format(place)
+        kind, gzipped = format_of(place)
         if chunked is None and kind in ("npy", "parquet", "npz") and place.stat().st_size > SMALL:
             chunked = too_large(_rows_if_any(place, kind, gzipped, wanted))
         if chunked or kind == "zarr":
@@ -91,7 +91,7 @@ def _rows_if_any(path: Path, *how: Any) -> Rows | None:
         return None
 
 
-def _one_of(option: str, given: Any, *known: str) -> None:
+def one_of(option: str, given: Any, *known: str) -> None:
     if given not in known:
         raise ValueError(f"{option} is {given!r}; it must be one of {', '.join(map(repr, known))}")
 
@@ -105,7 +105,7 @@ def _layout(given: str | Sequence[str]) -> str | tuple[str, ...]:
     return names
 
 
-def _check_file(path: Path, name: str) -> None:
+def check_file(path: Path, name: str) -> None:
     if path.is_dir():
         if _is_zarr(path):
             return
@@ -122,7 +122,7 @@ def _is_zarr(path: Path) -> bool:
     return (path / ".zarray").is_file() or (path / "zarr.json").is_file()
 
 
-def _format(path: Path) -> tuple[str, bool]:
+def format_of(path: Path) -> tuple[str, bool]:
     """The format that the first bytes tell, and whether they are gzipped."""
     if path.is_dir():
         return "zarr", False

@@ -23,6 +23,8 @@ from .files import reading, shown, write_atomically
 
 _NUMERIC = ("integer", "number")
 _CSV_BLOCK = 2**25
+_NO_ID = "has no id in {row}; give it one or drop the row"
+_NO_NUMBER = "holds the id {id} in {row}; ids are text or whole numbers"
 
 
 # in
@@ -45,7 +47,7 @@ class Parquet:
         with reading("parquet file"):
             self.file = pq.ParquetFile(arrow_file(path))
             self.schema, self.rows = self.file.schema_arrow, self.file.metadata.num_rows
-        self.kinds = {f.name: _kind(f.type) for f in self.schema}
+        self.kinds = {f.name: kind_of(f.type) for f in self.schema}
         self.index = self._pandas_index()
 
     def _pandas_index(self) -> list[str]:
@@ -75,7 +77,7 @@ class Csv:
         self.bare = bare and all(map(_is_number, cells[self.delimiter]))
         with reading("csv file"):
             self.schema = self._open({}).schema
-        kinds = {f.name: _kind(f.type) for f in self.schema}
+        kinds = {f.name: kind_of(f.type) for f in self.schema}
         self.kinds = {name: kind if kind in _NUMERIC else "text" for name, kind in kinds.items()}
 
     def _first_line(self) -> str:
@@ -116,7 +118,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _kind(kind: Any) -> str:
+def kind_of(kind: Any) -> str:
     """ "text", "integer", "number", or arrow's name of a type that is none of these."""
     import pyarrow as pa
 
@@ -237,7 +239,7 @@ def wide_chunks(
 
 
 def _row_names(columns: list[Any]) -> np.ndarray:
-    if len(columns) == 1 and _kind(columns[0].type) == "integer" and not columns[0].null_count:
+    if len(columns) == 1 and kind_of(columns[0].type) == "integer" and not columns[0].null_count:
         return np.asarray(columns[0].to_numpy())
     texts = [["" if v is None else str(v) for v in column.to_pylist()] for column in columns]
     return np.array([", ".join(levels) for levels in zip(*texts, strict=True)], dtype=object)
@@ -260,36 +262,51 @@ def _long(source: Parquet | Csv, names: tuple[str, ...]) -> tuple[Any, Names, Na
     if not count:
         raise ValueError("has no rows; there is nothing to factor")
     table = pa.Table.from_batches(batches)
-    rows, i = _ids(table.column(row), row)
-    cols, j = _ids(table.column(col), col)
+    rows, i = coded_ids(table.column(row), row)
+    cols, j = coded_ids(table.column(col), col)
     v = pc.cast(table.column(value), pa.float64(), safe=False).to_numpy().astype(_dtype(source, [value]), copy=False)
     return coo_array((v, (i, j)), shape=(len(rows), len(cols))), rows, cols
 
 
-def _ids(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The different ids, sorted, and the number of each row's id among them. Integers stay integers, everything else is text."""
+def coded_ids(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The different ids, sorted, and the number of each row's id among them. Integers stay integers, everything else is text.
+
+    ``column`` is an arrow array, a dictionary or not; what is dear is done to its different values only.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        values = column.to_numpy()
-        whole = (values == np.rint(values)) & (np.abs(values) <= 2**53)
-        if not whole.all():
-            bad = int(np.argmin(whole))
-            raise ValueError(f"column {name!r} holds the id {values[bad]} in row {bad} (from 0); ids are text or whole numbers")
-        column = pa.chunked_array([values.astype(np.int64)])
-    elif not pa.types.is_integer(column.type):
-        column = column.cast(pa.large_string())
-        column = pc.if_else(pc.equal(column, ""), None, column)
-    if column.null_count:
-        first = pc.index(pc.is_null(column), True).as_py()
-        raise ValueError(f"column {name!r} has no id in row {first} (from 0); give it one or drop the row")
-    coded = pa.concat_arrays(column.chunks).dictionary_encode()
-    order = pc.array_sort_indices(coded.dictionary)
-    rank = np.argsort(order.to_numpy())
-    return coded.dictionary.take(order).to_numpy(zero_copy_only=False), rank[coded.indices.to_numpy()]
+    def refuse(bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            row = int(bad[codes].argmax())
+            raise ValueError(f"column {name!r} " + what.format(id=different[codes[row]], row=f"row {row} (from 0)"))
+
+    column = pa.chunked_array([column]) if isinstance(column, pa.Array) else column
+    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode(null_encoding="encode")
+    coded = column.unify_dictionaries().combine_chunks()
+    coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
+    if coded.indices.null_count:
+        row = pc.index(pc.is_null(coded.indices), True).as_py()
+        raise ValueError(f"column {name!r} {_NO_ID.format(row=f'row {row} (from 0)')}")
+    codes = coded.indices.to_numpy()
+    used = np.bincount(codes, minlength=len(coded.dictionary)) > 0
+    values = coded.dictionary.filter(pa.array(used))
+    codes = (np.cumsum(used, dtype=np.int32) - 1)[codes]
+    if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+        different = values.to_numpy(zero_copy_only=False)
+        refuse(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False), _NO_ID)
+        if different.dtype.kind == "f":
+            refuse((different != np.rint(different)) | (np.abs(different) > 2**53), _NO_NUMBER)
+        elif different.dtype.kind == "u":
+            refuse(different > np.uint64(2**63 - 1), "holds the id {id} in {row}, which int64 cannot hold; make such ids text")
+        ids, rank = np.unique(different.astype(np.int64), return_inverse=True)
+    else:
+        values = values.cast(pa.large_string())
+        different = values.to_numpy(zero_copy_only=False)
+        refuse((different == None) | (different == ""), _NO_ID)  # noqa: E711
+        order = pc.array_sort_indices(values).to_numpy()
+        ids, rank = different[order], np.argsort(order)
+    return ids, rank.astype(np.int32)[codes]
 
 
 # out

@@ -1,0 +1,756 @@
+"""Who rated what: any table in, cells with the ids they came with, and answers out in the caller's data frames."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..io.files import shown
+from ..io.formats import check_file, format_of, one_of
+from ..io.tables import Csv, Parquet, coded_ids, from_columns, kind_of
+
+ROLES = ("user", "item", "rating", "time", "weight")
+NUMBERS = ("integer", "number")
+DUPLICATES = ("error", "sum", "mean", "last")
+_LIKE_TIME = ("time", "date", "timestamp", "datetime", "unixtime", "unixreviewtime", "ts")
+
+
+@dataclass(frozen=True, eq=False)
+class Ratings:
+    """Who rated what: cells (user, item, value), coded, with the ids they came with. Sorted by user, then item.
+
+    ``users[user[c]]`` rated ``items[item[c]]`` with ``value[c]``. Every pair occurs once; an id may have no cell.
+
+    >>> r = read_ratings((["bo", "al", "bo"], [7, 7, 5], [4.0, 2.0, 3.0]))
+    >>> r.users, r.items, r.value
+    (array(['al', 'bo'], dtype=object), array([5, 7]), array([2., 3., 4.]))
+    """
+
+    user: np.ndarray
+    """(cells,) int32: the position in ``users``."""
+    item: np.ndarray
+    """(cells,) int32: the position in ``items``."""
+    value: np.ndarray
+    """(cells,) float64, finite; ones where there is no rating column."""
+    users: np.ndarray
+    """The different ids, sorted: int64, or objects of str."""
+    items: np.ndarray
+    time: np.ndarray | None = None
+    """(cells,) float64: seconds since 1970 of dates, else the numbers of the column."""
+    weight: np.ndarray | None = None
+    """(cells,) float64 >= 0."""
+    columns: dict[str, str] = field(default_factory=lambda: {"user": "user", "item": "item", "rating": "rating"})
+    """What the columns that there are were called, by "user", "item", "rating", "time", "weight"; answers use the same names."""
+    form: Any = "pyarrow"
+    """The caller's data frame library, or "pyarrow" for files and arrays."""
+    order: np.ndarray = None  # type: ignore[assignment]
+    """(cells,) int64: the row of the caller's table that each cell came from, the first one where several were merged."""
+    types: dict[str, Any] = field(default_factory=dict)
+    """The arrow types that the ids came in, by "user" and "item"."""
+
+    def __post_init__(self) -> None:
+        if self.order is None:
+            object.__setattr__(self, "order", np.arange(len(self.value)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.users), len(self.items)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __repr__(self) -> str:
+        return f"Ratings({len(self)} of {len(self.users)} users and {len(self.items)} items)"
+
+    @cached_property
+    def indptr(self) -> np.ndarray:
+        """(m+1,) int64: the cells of user u are indptr[u] to indptr[u+1]."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self.user, minlength=len(self.users)))])
+
+    def csr(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(indptr (m+1,) int64, indices (cells,) int32, values (cells,) float64): the cells by user; nothing is copied."""
+        return self.indptr, self.item, self.value
+
+    def take(self, cells: np.ndarray) -> Ratings:
+        """Some of the cells, by a mask or by positions, in the order that they have here; the ids stay."""
+        cells = np.asarray(cells)
+        if cells.dtype != bool:
+            chosen = np.zeros(len(self), dtype=bool)
+            chosen[cells] = True
+            cells = chosen
+        some = {k: v[cells] for k in (*_PER_CELL, "order") if (v := getattr(self, k)) is not None}
+        return replace(self, **some)
+
+    def coded(self, users: np.ndarray, items: np.ndarray, unknown: str = "error") -> Ratings:
+        """The same cells with these ids (sorted, each once) in place of its own.
+
+        Raises ValueError for an id that is not among them; ``unknown="drop"`` leaves its cells out instead.
+        """
+        one_of("unknown", unknown, "error", "drop")
+        kept, part = np.ones(len(self), dtype=bool), {}
+        for what, known in (("user", users), ("item", items)):
+            own, codes = getattr(self, f"{what}s"), getattr(self, what)
+            used = np.bincount(codes, minlength=len(own)) > 0
+            place = np.full(len(own), -1, dtype=np.int32)
+            place[used] = codes_of(own[used], known, what, "error" if unknown == "error" else "fallback")
+            part[what] = place[codes]
+            kept &= part[what] >= 0
+        return replace(self, **part, users=users, items=items).take(kept)
+
+    def joined(self, other: Ratings, duplicates: str = "error") -> Ratings:
+        """These cells and another's, whose ids may be new; ``duplicates`` says what a pair that both have means.
+
+        The rows of ``other`` count as coming after these.
+        """
+        users, items = _union(self.users, other.users), _union(self.items, other.items)
+        a, b = self.coded(users, items), other.coded(users, items)
+        parts: dict[str, Any] = {}
+        for key in _PER_CELL:
+            x, y = getattr(a, key), getattr(b, key)
+            if x is None and y is None:
+                continue
+            if key == "time" and (x is None or y is None):
+                raise ValueError(f"{'these' if x is None else 'the other'} ratings have no time and those they join have; name it")
+            x, y = (np.ones(len(r)) if v is None else v for r, v in ((a, x), (b, y)))  # no weight is 1
+            parts[key] = np.concatenate([x, y])
+        order = np.concatenate([a.order, b.order + (a.order.max(initial=-1) + 1)])
+        return _settled(replace(self, **parts, users=users, items=items, order=order), duplicates)
+
+    def frame(self, columns: Mapping[str, Any]) -> Any:
+        """A data frame of the caller's library; the columns of users and items get the types that the ids came in.
+
+        ``columns`` are arrays of equal length by name; text is objects of str.
+        """
+        import pyarrow as pa
+
+        named = {self.columns[what]: kind for what, kind in self.types.items()}
+        arrays = {name: _as_type(pa.array(v, from_pandas=False), named.get(name)) for name, v in columns.items()}
+        table = pa.table(arrays)
+        if self.form == "pyarrow":
+            return table
+        import narwhals as nw
+
+        return nw.from_arrow(table, backend=self.form).to_native()
+
+    def to_frame(self) -> Any:
+        """The cells as a data frame of the caller's library, with the names that the columns had."""
+        found = {"user": self.users[self.user], "item": self.items[self.item], "rating": self.value}
+        found |= {what: getattr(self, what) for what in ("time", "weight")}
+        return self.frame({name: found[what] for what, name in self.columns.items() if found[what] is not None})
+
+
+_PER_CELL = ("user", "item", "value", "time", "weight")
+
+
+def read_ratings(
+    data: Any,
+    user: Any = None,
+    item: Any = None,
+    rating: Any = None,
+    time: Any = None,
+    weight: Any = None,
+    *,
+    duplicates: str = "error",
+    missing: str | None = None,
+) -> Ratings:
+    """Ratings from a data frame (pandas, polars, pyarrow), a parquet or csv file, a scipy matrix, or arrays.
+
+    A table has a rating in each row; the columns are given by name, or by number from 0. Those not given are the ones
+    called "user", "item" and "rating", else the first two, and the third if it holds numbers. Without a rating column every
+    row counts 1. Ids are text or whole numbers, and stay what they are. ``time`` is numbers or dates, ``weight`` >= 0.
+    ``data`` may also be a tuple of arrays (users, items) or (users, items, ratings), a scipy matrix, whose stored cells are
+    the ratings, also stored zeros, and whose ids count from 0, or a Ratings, which is given back.
+
+    ``missing`` says that the table is wide: a row for each user, a column for each item. "nan": NaN and null are no
+    ratings; "zeros": zeros are none either. A wide frame's users are the pandas index or a first column of text.
+
+    ``duplicates`` says what a pair that occurs more than once means. "error"; "sum": the values are added, the weights
+    averaged; "mean": the mean by weight, and the weights are added; "last": the last by time, else by row, weight and all.
+    Sum and mean keep the latest time.
+
+    Raises ValueError for bad data, TypeError for what is no table, FileNotFoundError and other OSErrors for files.
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"who": ["al", "bo", "al"], "film": [3, 1, 1], "stars": [5, 4, 2.5]})
+    >>> read_ratings(table)
+    Ratings(3 of 2 users and 2 items)
+    """
+    one_of("duplicates", duplicates, *DUPLICATES)
+    if missing is not None:
+        one_of("missing", missing, "nan", "zeros")
+    named = {k: v for k, v in zip(ROLES, (user, item, rating, time, weight), strict=True) if v is not None}
+    if isinstance(data, Ratings):
+        _no_names(named, "Ratings, which are read already")
+        return data
+    source = source_of(data, missing)
+    try:
+        return source.ratings(named, duplicates)
+    except ValueError as error:
+        raise (ValueError(f"{source.name}: {error}") if source.name else error) from None
+
+
+def codes_of(ids: Any, known: np.ndarray, what: str, unknown: str = "error") -> np.ndarray:
+    """(ids,) int64: the position of each id in ``known`` (sorted, each once), -1 for one that is not there.
+
+    ``ids`` is one id or a list, array or column of any library. Text that writes a whole number finds that number, and a
+    number its text. ``what`` is what an id is called in messages. Raises ValueError for ids that are not there, with close
+    ones, unless ``unknown="fallback"``.
+
+    >>> codes_of(["bo", "al"], np.array(["al", "bo"], dtype=object), "user")
+    array([1, 0])
+    """
+    one_of("unknown", unknown, "error", "fallback")
+    asked = _as_ids(ids, what)
+    wanted = _like(asked, known)
+    if not len(known):
+        codes = np.full(len(wanted), -1)
+    elif known.dtype == object and len(wanted) > len(known) // 16:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = pc.index_in(pa.array(wanted, pa.large_string()), pa.array(known, pa.large_string()))
+        codes = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    else:
+        codes = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        codes[known[codes] != wanted] = -1
+    if unknown == "error" and (codes < 0).any():
+        raise ValueError(_unknown(asked, codes, known, what))
+    return codes
+
+
+def _as_ids(ids: Any, what: str) -> np.ndarray:
+    """int64, or objects of str."""
+    import pyarrow as pa
+
+    ids = [ids] if isinstance(ids, str | bytes | int | float | np.generic) else ids
+    try:
+        column = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else arrow_of(ids, f"{what}s")
+        different, codes = coded_ids(column, f"{what}s") if len(column) else (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=int))
+    except ValueError as error:
+        raise ValueError(f"the {what}s asked for: {error}") from None
+    return different[codes]
+
+
+def _like(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The ids in the type of the known ones; a text that writes no number becomes one that is not known."""
+    if (ids.dtype == object) == (known.dtype == object):
+        return ids
+    if known.dtype == object:
+        return np.array([str(i) for i in ids], dtype=object)
+    absent = known.max(initial=0) + 1 if known.max(initial=0) < 2**63 - 1 else known.min() - 1
+    return np.array([int(i) if _writes_number(i) else absent for i in ids], dtype=np.int64)
+
+
+def _writes_number(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 19 and text == str(int(text))
+
+
+def _unknown(asked: np.ndarray, codes: np.ndarray, known: np.ndarray, what: str) -> str:
+    lacking = asked[codes < 0]
+    first, others = lacking[0], len(set(lacking.tolist())) - 1
+    at = int(np.searchsorted(known, first)) if type(first) is type(known[:1].tolist()[0] if len(known) else None) else 0
+    near = known[max(0, at - 5000) : at + 5000].tolist()  # of millions the neighbours in the alphabet will do
+    close = difflib.get_close_matches(str(first), map(str, near), n=3, cutoff=0.6) if known.dtype == object else []
+    if close:
+        way = f"did you mean {' or '.join(map(repr, close))}?"
+    elif len(known):
+        way = f"there are {len(known)}, from {known[0]!r} to {known[-1]!r}" if known.dtype == object else ""
+        way = way or f"there are {len(known)}, from {known[0]} to {known[-1]}"
+    else:
+        way = "there are none"
+    more = f" (and {others} more)" if others else ""
+    return f"unknown {what} {first.item() if hasattr(first, 'item') else first!r}{more}; {way}"
+
+
+# ── sources ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def source_of(data: Any, missing: str | None = None) -> Any:
+    """Where ratings come from: an object that has ``ratings(named, duplicates)``, ``part(rows)`` in the caller's form, ``name``."""
+    import narwhals as nw
+    import scipy.sparse
+
+    if isinstance(data, str | os.PathLike):
+        return File(data) if missing is None else _wide_file(data, missing)
+    if scipy.sparse.issparse(data):
+        if missing is not None:
+            raise ValueError("missing= is for wide tables; the ratings of a sparse matrix are the cells that it stores")
+        return Stored(data)
+    if isinstance(data, tuple):
+        return Arrays(data)
+    if isinstance(data, np.ndarray) and data.ndim == 2:
+        return Wide(data, None, None, missing)
+    if isinstance(data, Mapping):
+        import pyarrow as pa
+
+        data = pa.table({k: arrow_of(v, k) for k, v in data.items()})
+    try:
+        frame = nw.from_native(data, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        raise ValueError("the table has two columns of one name; rename or drop one, so that names tell columns apart") from None
+    if isinstance(frame, nw.LazyFrame):
+        raise TypeError("the table is a lazy frame, whose values are not there yet; give it with .collect()")
+    if not isinstance(frame, nw.DataFrame):
+        raise TypeError(
+            f"ratings in {type(data).__name__!r}; give a data frame (pandas, polars, pyarrow), a path of a parquet or csv file, "
+            "a scipy sparse matrix, or a tuple of arrays (users, items, ratings)"
+        )
+    return Frame(frame) if missing is None else _wide_frame(frame, missing)
+
+
+class Frame:
+    """A data frame with a rating in each row."""
+
+    name = ""
+
+    def __init__(self, frame: Any):
+        import narwhals as nw
+
+        self.frame, self.form = frame, nw.get_native_namespace(frame)
+        self.names = list(frame.columns)
+
+    def kind(self, name: Any) -> str:
+        kind = self.frame.schema[name]
+        return "integer" if kind.is_integer() else "number" if kind.is_numeric() else kind_of(self.column(name).type)
+
+    def column(self, name: Any) -> Any:
+        at = self.names.index(name)  # by position: a name that is a number would mean a row
+        return arrow_of(next(c for j, c in enumerate(self.frame.iter_columns()) if j == at), name)
+
+    def columns(self, names: Sequence[Any], ids: Sequence[Any]) -> dict[Any, Any]:
+        return {name: self.column(name) for name in names}
+
+    def part(self, rows: np.ndarray) -> Any:
+        return self.frame[rows].to_native()
+
+    def ratings(self, named: dict[str, Any], duplicates: str) -> Ratings:
+        roles = self.roles = _roles(self, named)
+        columns = self.columns(list(roles.values()), [roles["user"], roles["item"]])
+        return _from_columns({role: columns[name] for role, name in roles.items()}, roles, duplicates, self.form)
+
+
+class Arrays(Frame):
+    """A tuple of arrays: users, items and, if there is a third, ratings."""
+
+    def __init__(self, arrays: tuple):
+        import narwhals as nw
+        import pyarrow as pa
+
+        if len(arrays) not in (2, 3):
+            raise ValueError(f"a tuple of {len(arrays)}; give (users, items) or (users, items, ratings)")
+        self.arrays = tuple(a if isinstance(a, pa.Array | pa.ChunkedArray) else np.asarray(a) for a in arrays)
+        sizes = [len(a) if np.ndim(a) == 1 else np.shape(a) for a in self.arrays]
+        if len(set(sizes)) > 1 or not isinstance(sizes[0], int):
+            raise ValueError(f"users, items and ratings of sizes {', '.join(map(str, sizes))}; they are 1-D and equally long")
+        table = pa.table({role: arrow_of(a, role) for role, a in zip(ROLES, self.arrays, strict=False)})
+        super().__init__(nw.from_native(table))
+        self.form = "pyarrow"
+
+    def part(self, rows: np.ndarray) -> Any:
+        return tuple(a[rows] if isinstance(a, np.ndarray) else a.take(rows) for a in self.arrays)
+
+    def ratings(self, named: dict[str, Any], duplicates: str) -> Ratings:
+        _no_names(named, "arrays")
+        return super().ratings(named, duplicates)
+
+
+class File(Frame):
+    """A parquet or csv file with a rating in each row. In csv, ids are whole numbers where all of them are written so."""
+
+    form = "pyarrow"
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.name, place = shown(path), Path(path)
+        check_file(place, self.name)
+        try:
+            kind, gzipped = format_of(place)
+            if kind not in ("parquet", "csv"):
+                raise ValueError(f"is {kind}; ratings are read from parquet and csv, so load it first and give the matrix")
+            self.source = Parquet(place) if kind == "parquet" else Csv(place, gzipped, bare=True)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
+        self.names = [n for n in self.source.kinds if n not in self.source.index]
+        if isinstance(self.source, Csv) and self.source.bare:
+            self.names = [*ROLES[:3], *(f"column {j}" for j in range(3, len(self.names)))][: len(self.names)]
+        self.real = dict(zip(self.names, (n for n in self.source.kinds if n not in self.source.index), strict=True))
+
+    def kind(self, name: Any) -> str:
+        return self.source.kinds[self.real[name]]
+
+    def columns(self, names: Sequence[Any], ids: Sequence[Any]) -> dict[Any, Any]:
+        import pyarrow as pa
+
+        text = [n for n in names if n in ids or self.kind(n) not in NUMBERS]
+        number = [n for n in names if n not in text]
+        batches = self.source.batches([self.real[n] for n in text], [self.real[n] for n in number], 2**20)
+        table = pa.Table.from_batches(list(batches)) if names else None
+        found = {n: table.column(self.real[n]) for n in names}
+        if isinstance(self.source, Csv):
+            whole = [n for n in ids if self.kind(n) == "integer"]
+            found |= {n: _whole_numbers(found[n]) for n in whole}
+        return found
+
+    @cached_property
+    def table(self) -> Any:
+        import pyarrow as pa
+
+        return pa.table(self.columns(self.names, [self.roles["user"], self.roles["item"]]))
+
+    def part(self, rows: np.ndarray) -> Any:
+        return self.table.take(rows)
+
+
+class Stored:
+    """The stored cells of a scipy matrix; the ids count from 0."""
+
+    name = ""
+
+    def __init__(self, matrix: Any):
+        self.cells = matrix.tocoo()
+        if len(matrix.shape) != 2:
+            raise ValueError(f"a sparse array of shape {matrix.shape}; ratings have a row for each user, a column for each item")
+
+    def ratings(self, named: dict[str, Any], duplicates: str) -> Ratings:
+        import pyarrow as pa
+
+        _no_names(named, "a sparse matrix")
+        rows, cols = (np.arange(n) for n in self.cells.shape)
+        value = _numbers(pa.array(self.cells.data), "rating", "rating")
+        user, item = (a.astype(np.int32) for a in (self.cells.row, self.cells.col))
+        return _settled(Ratings(user, item, value, rows, cols), duplicates)
+
+    def part(self, rows: np.ndarray) -> Any:
+        import scipy.sparse
+
+        make = scipy.sparse.csr_array if isinstance(self.cells, scipy.sparse.sparray) else scipy.sparse.csr_matrix
+        return make((self.cells.data[rows], (self.cells.row[rows], self.cells.col[rows])), shape=self.cells.shape)
+
+
+class Wide:
+    """A row for each user, a column for each item; ``missing`` says which cells are no ratings."""
+
+    name = ""
+    form: Any = "pyarrow"
+
+    def __init__(self, values: np.ndarray, users: Any, items: Any, missing: str | None):
+        if missing is None:
+            raise ValueError(
+                f"a matrix of {values.shape[0]} x {values.shape[1]}; say which of its cells nobody rated: missing='nan' (those "
+                "that are NaN) or missing='zeros' (the zeros too). A table of ratings is a data frame or (users, items, ratings)"
+            )
+        self.values, self.users, self.items, self.missing = values, users, items, missing
+
+    def ratings(self, named: dict[str, Any], duplicates: str) -> Ratings:
+        import pyarrow as pa
+
+        _no_names(named, "a wide table")
+        try:
+            values = np.asarray(self.values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError("the wide table holds something other than numbers; convert it to floats first") from None
+        data = ~np.isnan(values)
+        if self.missing == "zeros":
+            data &= values != 0
+        user, item = (a.astype(np.int32) for a in np.nonzero(data))
+        ids, codes = [], []
+        for given, n, cell in ((self.users, values.shape[0], user), (self.items, values.shape[1], item)):
+            different, code = (np.arange(n), np.arange(n)) if given is None else coded_ids(arrow_of(given, "names"), "names")
+            if len(different) < n:
+                raise ValueError("the wide table has two rows or columns of one name; rename one")
+            ids.append(different)
+            codes.append(code.astype(np.int32)[cell])
+        value = _numbers(pa.array(values[data]), "rating", "rating")
+        return _settled(Ratings(*codes, value, *ids, form=self.form), duplicates)
+
+
+def _wide_frame(frame: Any, missing: str) -> Wide:
+    import narwhals as nw
+
+    native, form = frame.to_native(), nw.get_native_namespace(frame)
+    columns, names, users = list(frame.iter_columns()), list(frame.columns), None
+    if hasattr(native, "index"):
+        index = np.asarray(native.index)
+        users = None if index.dtype.kind in "iu" and np.array_equal(index, np.arange(len(index))) else index
+    if users is None and columns and kind_of(arrow_of(columns[0], names[0]).type) == "text":
+        users, columns, names = columns[0], columns[1:], names[1:]
+    if not columns or not len(columns[0]):
+        raise ValueError("the wide table has no cells; there is nothing to learn from")
+    odd = next((n for n, c in zip(names, columns, strict=True) if kind_of(arrow_of(c, n).type) not in NUMBERS), None)
+    if odd is not None:
+        raise ValueError(f"column {odd!r} of the wide table holds no numbers; only the first may, which names the users")
+    values = np.empty((len(columns[0]), len(columns)))
+    for j, column in enumerate(columns):
+        values[:, j] = column.cast(nw.Float64).to_numpy()
+    wide = Wide(values, users, names, missing)
+    wide.form = form
+    return wide
+
+
+def _wide_file(path: str | os.PathLike[str], missing: str) -> Wide:
+    file = File(path)
+    try:
+        found = Wide(*from_columns(file.source, "wide"), missing)
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from None
+    found.name = file.name
+    return found
+
+
+# ── columns ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def arrow_of(column: Any, name: Any) -> Any:
+    """A column of any library, an array or a list as an arrow array; NaN is null in ids only."""
+    import pyarrow as pa
+
+    try:
+        if isinstance(column, pa.Array | pa.ChunkedArray):
+            return column
+        if hasattr(column, "to_arrow"):
+            return column.to_arrow()
+        if type(column).__module__.partition(".")[0] == "pandas":
+            return pa.array(column, from_pandas=True)
+        array = np.asarray(column)
+        if array.ndim != 1:
+            raise ValueError(f"{name!r} has the shape {array.shape}; a column has one dim")
+        return pa.array(array)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"column {name!r} mixes kinds or holds none that is known ({why}); make it text or numbers") from None
+
+
+def _roles(source: Frame, named: dict[str, Any]) -> dict[str, Any]:
+    """Which column is the user, the item, the rating, the time and the weight."""
+    names, found = source.names, {role: _column(name, role, source.names) for role, name in named.items()}
+    twice = next(((a, b) for a in found for b in found if a < b and found[a] == found[b]), None)
+    if twice:
+        raise ValueError(f"the column {found[twice[0]]!r} is named twice, as {twice[0]} and as {twice[1]}; they are two columns")
+    free = [n for n in names if n not in found.values()]
+    by_place = not {"user", "item"} & set(found) and not {"user", "item"} <= set(free)
+    for role in ("user", "item"):
+        if role not in found:
+            name = role if role in free else free[0] if free else None
+            if name is None:
+                raise ValueError(f"the table has {_listed(names)}; a user and an item column are needed, a rating if there is one")
+            found[role] = name
+            free.remove(name)
+    if "rating" not in found:
+        if "rating" in free:
+            found["rating"] = "rating"
+        elif by_place and free and _is_rating(source, free[0]):
+            found["rating"] = free[0]
+    return {role: found[role] for role in ROLES if role in found}
+
+
+def _is_rating(source: Frame, name: Any) -> bool:
+    if source.kind(name) not in NUMBERS:
+        column = source.columns([name], [])[name]
+        if source.kind(name) == "text" and any(v.as_py() and _is_number(v.as_py()) for v in column[:100]):
+            raise ValueError(f"column {name!r} holds {_what(column)}, not numbers; convert it if it is the rating, else drop it")
+        return False
+    if str(name).lower().replace("_", "").replace(" ", "") in _LIKE_TIME:
+        raise ValueError(f"is the third column, {name!r}, a rating or a time? Say rating={name!r} or time={name!r}")
+    return True
+
+
+def _column(name: Any, role: str, names: list[Any]) -> Any:
+    if name in names:
+        return name
+    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
+        return names[name]
+    near = difflib.get_close_matches(str(name), map(str, names), n=3, cutoff=0.5)
+    way = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {_listed(names)}"
+    raise ValueError(f"there is no column {name!r} for {role}; {way}")
+
+
+def _listed(names: list[Any]) -> str:
+    return ", ".join(map(repr, names[:20])) + (", ..." if len(names) > 20 else "") if names else "no columns"
+
+
+def _no_names(named: dict[str, Any], what: str) -> None:
+    if named:
+        raise ValueError(f"{next(iter(named))}= names a column of a table, and {what} came; leave it out")
+
+
+def _from_columns(columns: dict[str, Any], names: dict[str, Any], duplicates: str, form: Any) -> Ratings:
+    import pyarrow as pa
+
+    if not len(columns["user"]):
+        raise ValueError("the table has no rows; there is nothing to learn from")
+    types = {role: columns[role].type for role in ("user", "item")}
+    kept = {role: t for role, t in types.items() if pa.types.is_integer(t) or kind_of(t) == "text"}
+    users, user = coded_ids(columns.pop("user"), names["user"])
+    items, item = coded_ids(columns.pop("item"), names["item"])
+    number = {role: _numbers(column, names[role], role) for role, column in columns.items()}
+    value = number.get("rating", np.ones(len(user)))
+    called = {role: str(name) for role, name in names.items()}
+    r = Ratings(user, item, value, users, items, number.get("time"), number.get("weight"), called, form, types=kept)
+    return _settled(r, duplicates)
+
+
+def _numbers(column: Any, name: Any, role: str) -> np.ndarray:
+    """A column as float64, every one of them finite; dates as seconds since 1970."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column.null_count:
+        row = pc.index(pc.is_null(column), True).as_py()
+        raise ValueError(
+            f"column {name!r} has no {role} in row {row} (from 0), nor in {column.null_count - 1} others; drop such rows: "
+            "a pair that does not occur is not rated"
+        )
+    if role == "time" and not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return _seconds(column, name)
+    if kind_of(column.type) not in NUMBERS:
+        raise ValueError(f"column {name!r} holds {_what(column)}, not numbers; a {role} is a number")
+    values = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    values = values if isinstance(values, np.ndarray) else np.asarray(values)
+    bad = ~np.isfinite(values) if role != "weight" else ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        need = "weights are finite and not negative" if role == "weight" else "drop such rows, or write the number that is meant"
+        raise ValueError(f"column {name!r} holds {values[row]} in row {row} (from 0), of {int(bad.sum())} such; {need}")
+    return values
+
+
+def _what(column: Any) -> str:
+    if kind_of(column.type) != "text":
+        return str(column.type)
+    texts = (v.as_py() for v in column)
+    return f"text, such as {next((t for t in texts if not _is_number(t)), column[0].as_py())[:40]!r}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _seconds(column: Any, name: Any) -> np.ndarray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):  # the second one reads text with an offset
+        try:
+            micro = pc.cast(pc.cast(column, kind, safe=False), pa.int64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            continue
+        return micro.to_numpy() / 1e6
+    raise ValueError(f"column {name!r} holds {_what(column)}, which is no time; give numbers, dates, or text like '2026-11-26 19:00'")
+
+
+def _whole_numbers(column: Any) -> Any:
+    """A column of text as int64 where all of it is written as whole numbers, without leading zeros; else as it is."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        numbers = pc.cast(column, pa.int64())
+    except pa.ArrowInvalid:
+        return column
+    return numbers if pc.all(pc.equal(pc.cast(numbers, column.type), column)).as_py() else column
+
+
+def _as_type(column: Any, kind: Any) -> Any:
+    import pyarrow as pa
+
+    if kind is None or column.type == kind:
+        return column
+    try:
+        if pa.types.is_dictionary(kind):
+            return column.cast(kind.value_type).dictionary_encode().cast(pa.dictionary(kind.index_type, kind.value_type))
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return column
+
+
+def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if len(a) and len(b) and a.dtype != b.dtype:
+        text, number = (a, b) if a.dtype == object else (b, a)
+        raise ValueError(f"ids are text ({text[0]!r}) in one table and numbers ({number[0]}) in the other; make them the same")
+    return np.union1d(a, b) if len(a) and len(b) else (a if len(a) else b)
+
+
+# ── order and duplicates ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _settled(r: Ratings, duplicates: str) -> Ratings:
+    """Cells sorted by user, then item, rows in their order, each pair once."""
+    order = _by_pair(r.user, r.item, r.shape)
+    if order is not None:
+        r = replace(r, **{k: v[order] for k in (*_PER_CELL, "order") if (v := getattr(r, k)) is not None})
+    again = (r.user[1:] == r.user[:-1]) & (r.item[1:] == r.item[:-1])
+    if not again.any():
+        return r
+    first = np.concatenate([[True], ~again])
+    starts = np.flatnonzero(first)
+    if duplicates == "error":
+        counts = np.diff(np.append(starts, len(r)))
+        several = starts[counts > 1]
+        at = several[r.order[several].argmin()]
+        n = int(counts[np.searchsorted(starts, at)])
+        user, item = r.users[r.user[at]], r.items[r.item[at]]
+        raise ValueError(
+            f"user {_shown(user)} and item {_shown(item)} come together {n} times, first in row {r.order[at]} (from 0), and "
+            f"{len(several) - 1} other pairs more than once; say duplicates='sum', 'mean' or 'last'"
+        )
+    return _merged(r, starts, duplicates)
+
+
+def _shown(id: Any) -> str:
+    return repr(id) if isinstance(id, str) else str(id)
+
+
+def _merged(r: Ratings, starts: np.ndarray, how: str) -> Ratings:
+    counts = np.diff(np.append(starts, len(r)))
+    kept = starts
+    if how == "last":
+        cells = starts + counts - 1
+        if r.time is not None:
+            latest = np.lexsort((r.time, np.repeat(np.arange(len(starts)), counts)))  # stable: rows break ties
+            cells = latest[cells]
+        some = {k: v[cells] for k in _PER_CELL if (v := getattr(r, k)) is not None}
+        return replace(r, **some, order=r.order[kept])
+    w = r.weight
+    value = np.add.reduceat(r.value, starts)
+    weight = None if w is None else np.add.reduceat(w, starts)
+    if how == "mean":
+        value = value / counts
+        if w is not None and weight is not None:
+            weighed = np.add.reduceat(w * r.value, starts) / np.where(weight > 0, weight, 1)
+            value = np.where(weight > 0, weighed, value)
+    elif weight is not None:
+        weight = weight / counts
+    time = None if r.time is None else np.maximum.reduceat(r.time, starts)
+    return replace(
+        r, user=r.user[kept], item=r.item[kept], value=value, time=time, weight=weight, order=r.order[kept]
+    )
+
+
+def _by_pair(user: np.ndarray, item: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
+    """The stable order by user, then item; None where they are in it."""
+    step = np.diff(user)
+    if ((step > 0) | ((step == 0) & (np.diff(item) >= 0))).all():
+        return None
+    order = _counted(item, shape[1])
+    return order[_counted(user[order], shape[0])]
+
+
+def _counted(codes: np.ndarray, kinds: int) -> np.ndarray:
+    """The stable order of codes, by counting: what scipy does to a matrix with one cell a row when it turns it by columns."""
+    from scipy.sparse import csr_array
+
+    kind = np.int32 if max(len(codes), kinds) < 2**31 else np.int64
+    rows = np.arange(len(codes) + 1, dtype=kind)
+    cells = csr_array((np.ones(len(codes), dtype=np.int8), codes.astype(kind, copy=False), rows), shape=(len(codes), kinds))
+    return cells.tocsc().indices
