@@ -185,6 +185,8 @@ from .prox import TruncatedSquare as TruncatedSquare
 from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
+from .ratings import read_ratings as read_ratings
+from .ratings import split as split
 from .selection import Advice as Advice
 from .selection import Scan as Scan
 from .selection import advise as advise

@@ -189,11 +189,7 @@ def read_ratings(
     if isinstance(data, Ratings):
         _no_names(named, "Ratings, which are read already")
         return data
-    source = source_of(data, missing)
-    try:
-        return source.ratings(named, duplicates)
-    except ValueError as error:
-        raise (ValueError(f"{source.name}: {error}") if source.name else error) from None
+    return cells_of(source_of(data, missing), named, duplicates)
 
 
 def codes_of(ids: Any, known: np.ndarray, what: str, unknown: str = "error") -> np.ndarray:
@@ -304,6 +300,13 @@ def source_of(data: Any, missing: str | None = None) -> Any:
             "a scipy sparse matrix, or a tuple of arrays (users, items, ratings)"
         )
     return Frame(frame) if missing is None else _wide_frame(frame, missing)
+
+
+def cells_of(source: Any, named: dict[str, Any], duplicates: str) -> Ratings:
+    try:
+        return source.ratings(named, duplicates)
+    except ValueError as error:
+        raise (ValueError(f"{source.name}: {error}") if source.name else error) from None
 
 
 class Frame:
@@ -646,7 +649,7 @@ def _seconds(column: Any, name: Any) -> np.ndarray:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             continue
         return micro.to_numpy() / 1e6
-    raise ValueError(f"column {name!r} holds {_what(column)}, which is no time; give numbers, dates, or text like '2026-11-26 19:00'")
+    raise ValueError(f"column {name!r} holds {_what(column)}, no time; give numbers, dates, or text like '2026-11-26 19:00'")
 
 
 def _whole_numbers(column: Any) -> Any:
@@ -742,11 +745,11 @@ def _by_pair(user: np.ndarray, item: np.ndarray, shape: tuple[int, int]) -> np.n
     step = np.diff(user)
     if ((step > 0) | ((step == 0) & (np.diff(item) >= 0))).all():
         return None
-    order = _counted(item, shape[1])
-    return order[_counted(user[order], shape[0])]
+    order = counted(item, shape[1])
+    return order[counted(user[order], shape[0])]
 
 
-def _counted(codes: np.ndarray, kinds: int) -> np.ndarray:
+def counted(codes: np.ndarray, kinds: int) -> np.ndarray:
     """The stable order of codes, by counting: what scipy does to a matrix with one cell a row when it turns it by columns."""
     from scipy.sparse import csr_array
 
