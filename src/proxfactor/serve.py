@@ -154,7 +154,7 @@ class Model:
         score = score[row, rank] + np.where(known, self.mean + self._of(self.b, rows), 0).astype(np.float32)[row]
         if self.low is not None or self.high is not None:
             score = np.clip(score, self.low, self.high)
-        who = self.users if users is None else as_ids(users, self.users, "user").ravel()
+        who = self.users[rows] if (rows >= 0).all() else _ids(users, "user").ravel()
         return self._table(
             user=_column(who[row]),
             item=_column(self.items[item]),
@@ -464,66 +464,83 @@ def _read(place: Path, about: dict[str, Any]) -> Model:
 
 
 def codes_of(ids: Any, known: np.ndarray, what: str, unknown: Unknown = "error") -> np.ndarray:
-    """The positions of ``ids`` among the sorted ids ``known``, int64; -1 for one that is not there, or ValueError.
+    """The positions of ``ids``, one or many, among the sorted ids ``known``: int64 of the same shape, -1 for one not there.
 
-    ``what`` is "user" or "item", for the message, which names the nearest ids. Raises TypeError where numbers are asked
-    for among texts, or texts among numbers.
+    Text that writes a whole number finds that number, and a number its text. ``what`` is "user" or "item", for messages.
+    Raises ValueError for ids that are not there, with the nearest ones, unless ``unknown="fallback"``.
 
     >>> codes_of(["b", "z"], np.array(["a", "b"], object), "item", "fallback").tolist()
     [1, -1]
     """
     if unknown not in ("error", "fallback"):
         raise ValueError(f'unknown is {unknown!r}; say "error" or "fallback"')
-    asked = as_ids(ids, known, what)
-    flat = asked.ravel()
-    if not len(known):
-        codes = np.full(flat.shape, -1)
-    elif known.dtype != object or 8 * flat.size < known.size:
-        codes = np.minimum(np.searchsorted(known, flat), len(known) - 1)
-        codes[known[codes] != flat] = -1
-    else:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        found = pc.index_in(pa.array(flat, pa.large_string()), pa.array(known, pa.large_string()))
-        codes = found.fill_null(-1).to_numpy()
+    asked = _ids(ids, what)
+    codes = _found(asked.ravel(), known)
     if unknown == "error" and (codes < 0).any():
-        raise ValueError(_unknown(flat[codes < 0], known, what))
-    return codes.astype(np.int64, copy=False).reshape(asked.shape)
+        raise ValueError(_unknown(asked.ravel()[codes < 0], known, what))
+    return codes.reshape(asked.shape)
 
 
-def as_ids(ids: Any, known: np.ndarray, what: str) -> np.ndarray:
-    """One id or many as an array of the kind of ``known``: int64, or object of text."""
-    array = ids if isinstance(ids, np.ndarray) else np.asarray(ids.to_numpy() if hasattr(ids, "to_numpy") else ids)
-    kind, text = array.dtype.kind, known.dtype == object
-    if array.size == 0:
-        return array.astype(known.dtype)
-    if kind == "O":
-        kind = "U" if all(isinstance(v, str) for v in array.flat) else "i" if all(_is_whole(v) for v in array.flat) else "O"
-    if text and kind in "UT":
-        return array.astype(object)
-    whole = kind == "i" or (kind == "u" and int(array.max()) < 2**63) or (kind == "f" and (array == np.rint(array)).all())
-    if whole and not text:
+def _ids(ids: Any, what: str) -> np.ndarray:
+    """One id or many as int64, or as objects of str."""
+    array = np.asarray(ids)
+    kind = array.dtype.kind
+    if not array.size:
         return array.astype(np.int64)
-    kinds = f"text, such as {known[0]!r}" if text else "whole numbers"
-    given = array.ravel().tolist()
-    odd = next(
-        (v for v in given if not (isinstance(v, str) if text else _is_whole(v) or (isinstance(v, float) and v.is_integer()))),
-        given[0],
-    )
-    raise TypeError(f"the {what} ids are {kinds}; {odd!r} was given")
+    if kind in "OT":
+        kind = "U" if all(isinstance(v, str) for v in array.flat) else "i" if all(map(_is_whole, array.flat)) else "O"
+    if kind == "U":
+        return array.astype(object)
+    if kind == "i" or (kind == "u" and int(array.max()) < 2**63) or (kind == "f" and (np.abs(array) < 2**53).all()):
+        whole = array.astype(np.int64)
+        if (whole == array).all():
+            return whole
+    odd = next((v for v in array.ravel().tolist() if not isinstance(v, str) and not _is_whole(v)), array.ravel()[:1].tolist()[0])
+    raise ValueError(f"{odd!r} cannot be the id of {'an item' if what == 'item' else 'a ' + what}; ids are text or whole numbers")
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    number = isinstance(value, int | np.integer) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+    return number or (isinstance(value, float) and value.is_integer())
+
+
+def _found(asked: np.ndarray, known: np.ndarray) -> np.ndarray:
+    if not len(known) or not len(asked):
+        return np.full(len(asked), -1)
+    if known.dtype == object and asked.dtype != object:
+        asked = asked.astype(str).astype(object)
+    elif known.dtype != object and asked.dtype == object:
+        codes, number = np.full(len(asked), -1), np.array([_writes_number(text) for text in asked])
+        codes[number] = _found(asked[number].astype(np.int64), known)
+        return codes
+    if known.dtype == object and 8 * len(asked) > len(known):  # then a table of hashes pays
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = pc.index_in(pa.array(asked, pa.large_string()), pa.array(known, pa.large_string()))
+        return found.fill_null(-1).to_numpy().astype(np.int64)
+    codes = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return np.where(known[codes] == asked, codes, -1)
+
+
+def _writes_number(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) < 19 and text == str(int(text))
 
 
 def _unknown(lacking: np.ndarray, known: np.ndarray, what: str) -> str:
-    some = ", ".join(repr(v) for v in list(dict.fromkeys(lacking.tolist()))[:5])
-    text = {str(v): v for v in known[:50_000].tolist()}
-    near = [repr(text[name]) for name in difflib.get_close_matches(str(lacking[0]), text, 3)]
-    hint = f"near it: {', '.join(near)}" if near else f"known are {', '.join(map(repr, known[:3].tolist()))}, ..."
-    return f'there is no {what} {some} ({hint}); correct the id, or say unknown="fallback"'
+    some = [repr(v) for v in dict.fromkeys(lacking.tolist())]
+    text = {str(v): repr(v) for v in known[:50_000].tolist()}
+    near = [text[name] for name in difflib.get_close_matches(str(lacking[0]), text, 3)]
+    way = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"there are {', '.join([*text.values()][:3])}, ..."
+        if text
+        else "there are none"
+    )
+    more = f" (and {len(some) - 5} more)" if len(some) > 5 else ""
+    return f'unknown {what} {", ".join(some[:5])}{more}; {way} Correct it, or say unknown="fallback"'
 
 
 def _column(ids: np.ndarray) -> Any:
