@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,8 +23,9 @@ from ..problem import Problem
 from ..prox import Columns, L2Squared, as_prox
 from ..serve import Model
 from ..solvers import ALS, APG, HALS, Alternating
-from .base import Recommender
+from .base import Callback, Recommender
 from .tables import Ratings
+from .tuning import SEARCH, chosen
 
 ENOUGH = 40
 """Conjugate gradients after which a row is solved to rounding, wherever it began."""
@@ -59,20 +61,21 @@ class Factors(Recommender):
     def _cells(self, ratings: Ratings, mean: float, scale: float) -> tuple[np.ndarray, np.ndarray | None, float]:
         """The target and the weight of each stored cell, and the weight of the others."""
 
-    def _fit(self, ratings: Ratings, start: Model | None, callback: Callable | None) -> Model:
+    def _fit(self, ratings: Ratings, start: Model | None, callback: Callback | None) -> Model:
         self._check()
+        best, self.trials_ = chosen(self, ratings, callback)
+        self.found_ = {f.name: new for f in fields(self) if f.init and (new := getattr(best, f.name)) != getattr(self, f.name)}
         mean, scale = self._scale(ratings)
-        problem = self._problem(ratings, mean, scale)
-        A, B = self._sweeps(problem, *self._start(ratings, start, scale), callback)
+        problem, served = self._problem(ratings, mean, scale), partial(self._model, ratings, mean, scale)
+        A, B = self._sweeps(problem, *self._start(ratings, start, scale), served, callback)
         A = self._closed(problem, B)
         self.history_[-1] |= {"loss": self._loss(problem, A, B), "certificate": self._certificate(problem, A, B)}
-        return self._model(ratings, A, B, mean, scale)
+        return served(A, B)
 
     def _rows(self, ratings: Ratings) -> tuple[np.ndarray, np.ndarray | None]:
         mean, scale = self.model_.mean, self.model_.info["scale"]
-        B = self._inside(self.model_.Y, self.model_.c, scale)
-        A = self._closed(self._problem(ratings, mean, scale), B)
-        return self._outside(A, scale, scale)
+        A = self._closed(self._problem(ratings, mean, scale), self._inside(self.model_.Y, self.model_.c, scale))
+        return self._outside(A, 1.0 if self.implicit else scale, scale)
 
     def _check(self) -> None:
         for name, low in (("rank", 1), ("max_iter", 1), ("steps", 1), ("seed", 0)):
@@ -81,8 +84,14 @@ class Factors(Recommender):
                 raise ValueError(f"{name} is {value!r}; it is a whole number of at least {low}")
         for name in self.numbers:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
-                raise ValueError(f"{name} is {value!r}; it is a finite number, not negative")
+            searched = isinstance(value, str) and value == "auto" and name in SEARCH
+            if not searched and not (isinstance(value, int | float | np.number) and not isinstance(value, bool) and 0 <= value < np.inf):
+                raise ValueError(f'{name} is {value!r}; it is a finite number, not negative{", or auto" * (name in SEARCH)}')
+
+    def _number(self, name: str) -> Any:
+        """An option as it was given, or as the search found it."""
+        found = self.found_ if "found_" in vars(self) else self.model_.info["found"]
+        return found.get(name, getattr(self, name))
 
     # ── the problem ──
 
@@ -93,8 +102,9 @@ class Factors(Recommender):
         X, weight = (None if v is None else csr_matrix((v.astype(np.float32), *ends), ratings.shape) for v in (t, w))
         cells = Sparse(X, weight, background=a0) if a0 else Observed(X, weight)
         m, n = ratings.shape
+        there = np.ones(len(t), bool) if w is None else w > 0
         sides = (self.W, ratings.user, m, n), (self.H, ratings.item, n, m)
-        W, H = (self._prox(given, np.bincount(codes, minlength=own) + a0 * other) for given, codes, own, other in sides)
+        W, H = (self._prox(given, np.bincount(codes[there], minlength=own) + a0 * other) for given, codes, own, other in sides)
         return Problem(cells.to(self.device), "frobenius", W, H.T)
 
     def _prox(self, given: Any, data: np.ndarray) -> Any:
@@ -117,7 +127,8 @@ class Factors(Recommender):
         draw = np.random.Generator(np.random.Philox(self.seed))
         A, B = (self._drawn(draw, size, given) for size, given in zip(ratings.shape, (self.W, self.H), strict=True))
         if start is not None:
-            for F, old in ((A, self._inside(start.X, start.b, scale, scale)), (B, self._inside(start.Y, start.c, scale))):
+            unit = 1.0 if self.implicit else scale
+            for F, old in ((A, self._inside(start.X, start.b, scale, unit)), (B, self._inside(start.Y, start.c, scale))):
                 F[:] = torch.where((old == 0).all(1, keepdim=True), F, old)
         return A, B
 
@@ -127,51 +138,50 @@ class Factors(Recommender):
             F = as_prox(given)(F.abs(), 0.0)
         return torch.cat([torch.zeros(size, self.biased), F], 1).to(self.device)
 
-    def _sweeps(self, p: Problem, A: Tensor, B: Tensor, callback: Callable | None) -> tuple[Tensor, Tensor]:
+    def _sweeps(
+        self, p: Problem, A: Tensor, B: Tensor, served: Callable[[Tensor, Tensor], Model], callback: Callback | None
+    ) -> tuple[Tensor, Tensor]:
         """Half-steps for users and items until the objective falls by less than tol of itself, or the callback has had enough."""
-        solvers, memories, before = (self._solver(p), self._solver(p.T)), ({}, {}), np.inf
-        for sweep in range(1, self.max_iter + 1):
-            A = self._half(p, A, B, solvers[0], memories[0])
-            B = self._half(p.T, B, A, solvers[1], memories[1])
+        users, items, before, most = self._solver(p), self._solver(p.T), np.inf, self._number("max_iter")
+        for sweep in range(1, most + 1):
+            A = users.half(*self._plain(p, A, B), {})
+            B = items.half(*self._plain(p.T, B, A), {})
             loss = self._loss(p, A, B)
-            row = {"sweep": sweep, "sweeps": self.max_iter, "loss": loss}
-            if self._seen(row, callback, lambda A=A, B=B: self._judged(A, B)) or before - loss < self.tol * loss:
+            if self._seen({"sweep": sweep, "sweeps": most, "loss": loss}, callback, partial(served, A, B)):
+                break
+            if before - loss < self.tol * loss:
                 break
             before = loss
         return A, B
 
-    def _half(self, p: Problem, A: Tensor, B: Tensor, solver: Alternating, memory: Any = None) -> Tensor:
-        """Better rows A for the fixed B. A bias is a taste for a feature that is 1; the other side's biases leave the targets."""
-        return solver.half(*self._plain(p, A, B), {} if memory is None else memory)
-
     def _plain(self, p: Problem, A: Tensor, B: Tensor) -> tuple[Problem, Tensor, Tensor]:
+        """A half-step's problem: a bias is a taste for a feature of all items, and the other side's biases leave the targets."""
         if not self.biased:
             return p, A, B
-        X = p.X.like(p.X.entries() - p.X.along(B[:, 0], 1))
+        X = p.X.like(p.X.entries() - self._feature * p.X.along(B[:, 0], 1))
         X.weight = p.X.weight
-        return p.changed(X=X), A, torch.cat([torch.ones_like(B[:, :1]), B[:, 1:]], 1)
+        return p.changed(X=X), A, torch.cat([torch.full_like(B[:, :1], self._feature), B[:, 1:]], 1)
+
+    @property
+    def _feature(self) -> float:
+        """What the feature is for which a bias is the taste: under one ridge for all tastes it decides the biases' own."""
+        return 1.0
 
     def _closed(self, p: Problem, B: Tensor) -> Tensor:
         """The minimising rows for the fixed B, from zero: for a user of the fit and for one who comes later alike."""
         solver = self._solver(p)
-        exact = solver.patient() if not isinstance(solver, ALS) else ALS(steps=ENOUGH)
         A = torch.zeros(p.X.shape[0], B.shape[1], device=B.device)
-        for _ in range(1 if isinstance(solver, ALS) else 10):
-            A = self._half(p, A, B, exact)
-        return A
+        exact = ALS(steps=ENOUGH) if isinstance(solver, ALS) else solver.patient()
+        return exact.half(*self._plain(p, A, B), {})
 
     def _loss(self, p: Problem, A: Tensor, B: Tensor) -> float:
         """The objective; products in float32, sums in float64."""
-        w, a0 = p.X.weight, p.X.background
-        if self.biased:
-            one = torch.ones_like
-            A_, B_ = torch.cat([A, one(A[:, :1])], 1), torch.cat([one(B[:, :1]), B[:, 1:], B[:, :1]], 1)
-        else:
-            A_, B_ = A, B
-        pred = p.X.predict(A_, B_)
-        left = (p.X.entries() - pred).square()
-        cells = (left if w is None else w * left) - a0 * pred.square()
-        zeros = a0 * ((A_.mT @ A_) * (B_.mT @ B_)).double().sum()
+        side, own, features = self._plain(p, A, B)
+        X, a0 = side.X, side.X.background
+        pred = X.predict(own, features)
+        left = (X.entries() - pred).square()
+        cells = (left if X.weight is None else X.weight * left) - a0 * pred.square()
+        zeros = a0 * ((own.mT @ own) * (features.mT @ features)).double().sum()
         return float((cells.double().sum() + zeros) / 2 + p.prox_W.value(A) + p.prox_H.value(B.mT))
 
     def _certificate(self, p: Problem, A: Tensor, B: Tensor) -> float:
@@ -181,54 +191,66 @@ class Factors(Recommender):
 
     # ── the model ──
 
-    def _model(self, ratings: Ratings, A: Tensor, B: Tensor, mean: float, scale: float) -> Model:
-        (X, b), (Y, c) = self._outside(A, scale, scale), self._outside(B, 1.0, scale)
-        low, high = (float(ratings.value.min()), float(ratings.value.max())) if not self.implicit else (None, None)
-        fallback = None if not self.implicit else np.bincount(ratings.item, minlength=ratings.shape[1]) / max(1, ratings.shape[0])
+    def _model(self, ratings: Ratings, mean: float, scale: float, A: Tensor, B: Tensor) -> Model:
+        unit = 1.0 if self.implicit else scale
+        (X, b), (Y, c) = self._outside(A, unit, scale), self._outside(B, 1.0, scale)
+        low, high = (None, None) if self.implicit else (float(ratings.value.min()), float(ratings.value.max()))
         return Model(
-            ratings.users, ratings.items, X, Y, mean, b, c, *ratings.csr(), fallback=fallback, low=low, high=high,
-            info={"scale": scale},
+            ratings.users, ratings.items, X, Y, mean, b, c, *ratings.csr(), fallback=self._fallback(ratings), low=low, high=high,
+            info={"scale": scale, "found": self.found_},
         )  # fmt: skip
+
+    def _fallback(self, ratings: Ratings) -> np.ndarray | None:
+        """The scores for those of whom nothing is known: how popular an item is, or how it is rated on the average."""
+        if self.biased:
+            return None
+        count = np.bincount(ratings.item, minlength=ratings.shape[1])
+        if self.implicit:
+            return count / max(1, ratings.shape[0])
+        total = np.bincount(ratings.item, ratings.value, ratings.shape[1])
+        return (total + ratings.value.mean()) / (count + 1)
 
     def _outside(self, F: Tensor, times: float, bias: float) -> tuple[np.ndarray, np.ndarray | None]:
         """The tastes and the biases in the ratings' units."""
         F = F.double().cpu().numpy()
         tastes = (F[:, self.biased :] * times).astype(np.float32)
-        return tastes, F[:, 0] * bias if self.biased else None
+        return tastes, F[:, 0] * bias * self._feature if self.biased else None
 
     def _inside(self, F: np.ndarray, bias: np.ndarray | None, scale: float, times: float = 1.0) -> Tensor:
         """The way back: one factor, its biases first."""
         F = np.asarray(F, dtype=np.float64) / times
         if self.biased:
-            F = np.column_stack([np.zeros(len(F)) if bias is None else bias / scale, F])
+            F = np.column_stack([np.zeros(len(F)) if bias is None else bias / (scale * self._feature), F])
         return torch.tensor(F, dtype=torch.float32, device=self.device)
 
     def _shares(self, user: int, item: int) -> np.ndarray:
         """What each cell of the user adds to x_u·y_i = Σ_j w_j t_j y_jᵀ (G_u + λ_u)⁻¹ y_i, (cells,)."""
         if self.W is not None:
-            raise ValueError(f"the users' tastes are constrained by {self.W!r}, so that no cell has a share of its own; fit with W=None")
+            raise NotImplementedError(f"with the constraint {self.W!r} on W no rating has a share of its own; fit with W=None")
         r, scale = self.ratings_, self.model_.info["scale"]
-        mine = r.take(slice(*r.indptr[user : user + 2]))
+        mine = r.take(np.arange(*r.indptr[user : user + 2]))
         t, w, a0 = self._cells(mine, self.model_.mean, scale)
         w = np.ones_like(t) if w is None else w
         B = self._inside(self.model_.Y, self.model_.c, scale).double().numpy()
-        t, Y = (t - B[mine.item, 0], np.column_stack([np.ones(len(B)), B[:, 1:]])) if self.biased else (t, B)
-        lam = self._number("reg") * max(len(mine) + a0 * len(B), 1.0) ** self.nu
+        f = self._feature
+        t, Y = (t - f * B[mine.item, 0], np.column_stack([np.full(len(B), f), B[:, 1:]])) if self.biased else (t, B)
+        lam = self._number("reg") * max((w > 0).sum() + a0 * len(B), 1.0) ** self.nu
         G = a0 * Y.T @ Y + (Y[mine.item].T * (w - a0)) @ Y[mine.item] + lam * np.eye(Y.shape[1])
         y = Y[item].copy()
         y[: self.biased] = 0.0
-        return w * t * (Y[mine.item] @ np.linalg.solve(G, y)) * (scale if self.biased or not self.implicit else 1.0)
+        return w * t * (Y[mine.item] @ np.linalg.solve(G, y)) * (1.0 if self.implicit else scale)
 
 
 @dataclass(kw_only=True)
 class ExplicitMF(Factors):
     """Ratings, r ≈ mean + b_u + c_i + x_u·y_i, by alternating least squares over the cells that there are.
 
-    ½ Σ w (r - mean - b_u - c_i - x_u·y_i)² / s² + ½ Σ_u λ_u (b_u² + |x_u|²) + ½ Σ_i λ_i (c_i² + |y_i|²), λ_u = reg n_u^ν, with
-    s the standard deviation of the ratings, so that reg is in no unit. ``rank`` tastes; ``reg="auto"`` is chosen on hidden
-    ratings; ``W`` and ``H`` constrain the tastes of users and items ("nonneg", "l1(0.1)", "simplex(dim=1)"), where both are
-    sets of numbers that are not negative, there are no biases; ``steps`` conjugate gradients a row and half-sweep. (Koren, Bell
-    and Volinsky 2009; Zhou et al. 2008, of the weights by count.)
+    ½ Σ w (t - b_u - c_i - x_u·y_i)² + ½ Σ_u λ_u (b_u² + |x_u|²) + ½ Σ_i λ_i (c_i² + |y_i|²), λ_u = reg n_u^ν, of t = (r - mean) / s
+    with s the standard deviation of the ratings: their unit is no matter. ``rank`` tastes; ``reg="auto"`` is chosen on hidden
+    ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and ``H`` constrain the tastes, a row for each user and
+    each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them from being negative there is no mean, nor biases,
+    unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep, ``max_iter`` sweeps, fewer if
+    the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky 2009; Zhou et al. 2008, of ν = 1.)
 
     >>> model = ExplicitMF(rank=1, reg=0.1).fit((["a", "a", "b", "b"], [1, 2, 1, 2], [5.0, 1.0, 4.0, 2.0]))
     >>> bool(model.predict("a", 1) > model.predict("a", 2))
@@ -237,10 +259,20 @@ class ExplicitMF(Factors):
 
     nu: float = 0.5
     biases: bool | None = None
+    reg_biases: float | None = None
 
     @property
     def biased(self) -> bool:
         return not (_positive(self.W) and _positive(self.H)) if self.biases is None else self.biases
+
+    @property
+    def _feature(self) -> float:
+        return 1.0 if self.reg_biases is None else (self._number("reg") / self.reg_biases) ** 0.5
+
+    def _check(self) -> None:
+        super()._check()
+        if self.reg_biases is not None and not (0 < self.reg_biases < np.inf and (self.reg == "auto" or self.reg > 0)):
+            raise ValueError(f"reg_biases is {self.reg_biases!r} and reg {self.reg!r}; both are positive, or leave reg_biases out")
 
     def _scale(self, ratings: Ratings) -> tuple[float, float]:
         w, r = ratings.weight, ratings.value
