@@ -1,8 +1,15 @@
 """Recommenders for people who come with a table: who rated what, in any data frame, and answers in the same one.
 
-``tables`` reads ratings, ``splits`` parts them into what is learned from and what is kept to judge by.
+``tables`` reads ratings, ``splits`` parts them into what is learned from and what is kept to judge by, ``base`` says what
+every recommender can do, ``linear`` has those in closed form.
 """
 
+from .base import Recommender as Recommender
+from .linear import EASE as EASE
+from .linear import GFCF as GFCF
+from .linear import Bias as Bias
+from .linear import Popularity as Popularity
+from .linear import PureSVD as PureSVD
 from .splits import split as split
 from .tables import Ratings as Ratings
 from .tables import codes_of as codes_of
