@@ -1,4 +1,4 @@
-"""Ratings: every table in, what duplicates and holes mean, frames out, and what happens to tables that are not what they should be."""
+"""Ratings: every table in, what duplicates and holes mean, frames out, and what is refused."""
 
 import copy
 import datetime
@@ -196,7 +196,7 @@ def test_objects_that_are_numbers_are_ratings():
         (["10", "9", "1"], ["1", "10", "9"]),
         (pd.Categorical(["z", "a", "q"], categories=["z", "unused", "q", "a"]), ["a", "q", "z"]),
         (pd.Series([3, 1, 2], dtype="Int64"), [1, 2, 3]),
-        ([datetime.date(2020, 1, 2), datetime.date(2020, 1, 1), datetime.date(2021, 1, 1)], ["2020-01-01", "2020-01-02", "2021-01-01"]),
+        ([datetime.date(2020, 1, day) for day in (2, 1, 3)], ["2020-01-01", "2020-01-02", "2020-01-03"]),
     ],
     ids=["beyond 2**31", "unsigned", "whole floats", "text", "digits", "categories", "nullable", "dates"],
 )
@@ -211,7 +211,8 @@ def test_ids_are_kept_and_sorted(make, ids, known):
 @library
 @pytest.mark.parametrize("kind", [np.int16, np.uint64, "category", object])
 def test_answers_come_in_the_callers_library_with_the_types_that_the_ids_came_in(make, kind):
-    frame = make(TABLE.assign(film=TABLE.film.astype(str).astype(kind) if kind in ("category", object) else TABLE.film.astype(kind)))
+    film = TABLE.film.astype(str) if kind in ("category", object) else TABLE.film
+    frame = make(TABLE.assign(film=film.astype(kind)))
     r = read_ratings(frame)
     out = r.to_frame()
     assert type(out) is type(frame)
@@ -361,7 +362,7 @@ def test_joined_ratings_are_those_of_one_table():
         assert joined.time.tolist() == whole.time.tolist()
     with pytest.raises(ValueError, match="come together 2 times"):
         a.joined(b)
-    with pytest.raises(ValueError, match="ids are text .* in one table and numbers"):
+    with pytest.raises(ValueError, match=r"ids are text .* in one table and numbers"):
         a.joined(read_ratings(TABLE, time="when"))
     with pytest.raises(ValueError, match="no time"):
         a.joined(read_ratings(frame[200:], duplicates="last"))
@@ -373,7 +374,7 @@ def test_a_table_without_weights_joins_one_with_them_at_weight_one():
     assert one.joined(two).weight.tolist() == [1, 0.5]
 
 
-@pytest.mark.parametrize("form", [list, np.array, pd.Series, pl.Series, pa.array], ids=["list", "array", "pandas", "polars", "arrow"])
+@pytest.mark.parametrize("form", [list, np.array, pd.Series, pl.Series, pa.array])
 @pytest.mark.parametrize(
     ("known", "ids", "places"), [([1, 5, 2**40], [5, 2**40, 1, 5], [1, 2, 0, 1]), (["a", "b", "ä"], ["b", "ä"], [1, 2])]
 )
