@@ -133,12 +133,12 @@ def kind_of(kind: Any) -> str:
 
 def from_columns(source: Parquet | Csv, layout: str | tuple[str, ...]) -> tuple[Any, Names, Names]:
     """The array of a wide table or the coo_array of a long one, and the names of its rows and columns."""
-    _check_names(source)
+    check_names(source)
     names = _cell_columns({n: k for n, k in source.kinds.items() if n not in source.index}, bool(source.index), layout)
     return _long(source, names) if names else _wide(source)
 
 
-def _check_names(source: Parquet | Csv) -> None:
+def check_names(source: Parquet | Csv) -> None:
     twice = next((n for n, count in Counter(source.schema.names).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"has two columns named {twice!r}; rename one of them")
@@ -216,7 +216,7 @@ def _fill(X: np.ndarray, columns: list[Any]) -> None:
 
 def wide_columns(source: Parquet | Csv, layout: str) -> tuple[list[str], list[str], np.dtype]:
     """The columns of a wide table that name its rows, those of its matrix, and what they are read as."""
-    _check_names(source)
+    check_names(source)
     if _cell_columns({n: k for n, k in source.kinds.items() if n not in source.index}, bool(source.index), layout):
         raise ValueError("is a long table, whose rows are only known at its end; chunks are read of a wide one, or a csr in npz")
     names = list(source.kinds)

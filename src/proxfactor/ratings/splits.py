@@ -124,7 +124,7 @@ def _by_users(r: Ratings, size: Any, hidden: Any, seed: int) -> list[np.ndarray]
 
 def _in_rows(r: Ratings) -> np.ndarray:
     """The cells in the order of the table's rows."""
-    return np.argsort(r.order, kind="stable")
+    return counted(r.order, int(r.order.max()) + 1)
 
 
 def _drawn(r: Ratings, seed: int) -> np.ndarray:
