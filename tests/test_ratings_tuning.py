@@ -75,7 +75,7 @@ def test_a_single_option_takes_a_handful_of_fits():
 
 
 def test_two_options_are_near_the_best_after_twelve_fits():
-    model, rows = chosen(Fake(unobserved="auto"), ratings())
+    _, rows = chosen(Fake(unobserved="auto"), ratings())
     assert len(rows) == 12
     assert max(row["score"] for row in rows) > -1.13  # 0.1 for the rank, and half a rung
 
@@ -283,10 +283,9 @@ class Study:
 
     def optimize(self, objective, n_trials):
         for at in np.linspace(0, 1, n_trials):
-            between = lambda name, low, high, log, at=at: low * (high / low) ** at  # noqa: E731
             trial = types.SimpleNamespace(
-                suggest_float=between,
-                suggest_int=lambda *a, log, at=at: round(between(*a, log)),
+                suggest_float=lambda name, low, high, log, at=at: low * (high / low) ** at,
+                suggest_int=lambda name, low, high, log, at=at: round(low * (high / low) ** at),
                 suggest_categorical=lambda name, values, at=at: values[round(at * (len(values) - 1))],
             )
             self.values.append(objective(trial))

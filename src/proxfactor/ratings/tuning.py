@@ -177,16 +177,19 @@ def held_out(model: Any, ratings: Ratings, size: float, how: str | None, seed: i
 # ── where to look ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _names(model: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(model) if f.init]
+
+
 def _auto(model: Any) -> list[str]:
-    values = ((f.name, getattr(model, f.name)) for f in dataclasses.fields(model))
-    return [name for name, value in values if isinstance(value, str) and value == "auto"]
+    return [name for name in _names(model) if isinstance(getattr(model, name), str) and getattr(model, name) == "auto"]
 
 
 def _space(model: Any, ratings: Ratings, names: Sequence[str] | None = None) -> dict[str, Sequence[Any]]:
     """Where to look for the options of these names, or for all that the model has: its class's ``search``, or ours."""
     own = getattr(type(model), "search", SEARCH)
     if names is None:
-        fields = {f.name for f in dataclasses.fields(model)}
+        fields = _names(model)
         alike = np.ptp(np.abs(ratings.value)) == 0  # then alpha does nothing that the others do not
         names = [name for name in own if name in fields and not (name == "alpha" and alike)]
     if lacking := [name for name in names if name not in own]:
@@ -210,9 +213,8 @@ def _unit(model: Any, ratings: Ratings) -> float:
 
 def _rungs(model: Any, name: str, where: Sequence[Any]) -> list[Any]:
     """The values to try: those of a list, or of a range by factors of √2."""
-    fields = [f.name for f in dataclasses.fields(model)]
-    if name not in fields:
-        raise ValueError(f"{type(model).__name__} has no option {name!r}; it has {', '.join(fields)}")
+    if name not in _names(model):
+        raise ValueError(f"{type(model).__name__} has no option {name!r}; it has {', '.join(_names(model))}")
     if isinstance(where, list) and where:
         return list(where)
     low, high, whole = _ends(name, where)
@@ -223,10 +225,10 @@ def _rungs(model: Any, name: str, where: Sequence[Any]) -> list[Any]:
 
 def _ends(name: str, where: Any) -> tuple[Any, Any, bool]:
     """Low, high, and whether only whole numbers are meant."""
-    ends = where if isinstance(where, tuple) and len(where) == 2 else (None, None)
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in ends) or not 0 < ends[0] < ends[1] < math.inf:
+    numbers = isinstance(where, tuple) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in where)
+    if not numbers or len(where) != 2 or not 0 < where[0] < where[1] < math.inf:
         raise ValueError(f"search[{name!r}] is {where!r}; give a range (low, high) with 0 < low < high, or a list of values")
-    return *ends, all(isinstance(v, int) for v in ends)
+    return where[0], where[1], all(isinstance(v, int) for v in where)
 
 
 def _nearest(rungs: list[Any], value: Any) -> int:
@@ -289,7 +291,9 @@ class _Look:
     def __init__(self, model: Any, held: Ratings):
         self.model, self.held = copy.copy(model), held
         self.every, self.patience = LOOKS[bool(model.implicit)]
-        self.score, self.sweep, self.last, self.vain = -math.inf, None, None, 0
+        self.score, self.vain = -math.inf, 0
+        self.sweep: int | None = None
+        self.last: int | None = None
 
     def __call__(self, row: Row) -> bool:
         self.last = row.get("sweep")
