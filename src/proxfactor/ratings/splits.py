@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..io.cells import counted
 from ..io.formats import one_of
-from .tables import ROLES, Ratings, Wide, cells_of, counted, read_ratings, source_of
+from .tables import ROLES, Ratings, Wide, cells_of, read_ratings, source_of
 
 HOW = ("random", "per-user", "last", "time", "users")
 
@@ -124,7 +125,7 @@ def _by_users(r: Ratings, size: Any, hidden: Any, seed: int) -> list[np.ndarray]
 
 def _in_rows(r: Ratings) -> np.ndarray:
     """The cells in the order of the table's rows."""
-    return np.argsort(r.order, kind="stable")
+    return counted(r.order, int(r.order.max()) + 1)
 
 
 def _drawn(r: Ratings, seed: int) -> np.ndarray:

@@ -7,18 +7,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..io.cells import order_of_cells
 from ..io.files import shown
 from ..io.formats import check_file, format_of, one_of
-from ..io.tables import Csv, Parquet, coded_ids, from_columns, kind_of
+from ..io.tables import Csv, Parquet, check_names, coded_ids, from_columns, kind_of
 
 ROLES = ("user", "item", "rating", "time", "weight")
 NUMBERS = ("integer", "number")
 DUPLICATES = ("error", "sum", "mean", "last")
+_WIDE = "If it is wide, a row for each user, say which cells are no ratings: missing='nan', or missing='zeros' for the zeros too"
 _LIKE_TIME = ("time", "date", "timestamp", "datetime", "unixtime", "unixreviewtime", "ts")
 
 
@@ -48,10 +51,10 @@ class Ratings:
     """(cells,) float64 >= 0."""
     columns: dict[str, str] = field(default_factory=lambda: {"user": "user", "item": "item", "rating": "rating"})
     """What the columns that there are were called, by "user", "item", "rating", "time", "weight"; answers use the same names."""
-    form: Any = "pyarrow"
-    """The caller's data frame library, or "pyarrow" for files and arrays."""
+    form: str = "pyarrow"
+    """The caller's data frame library by name, as narwhals takes it for a backend; "pyarrow" for files and arrays."""
     order: np.ndarray = None  # type: ignore[assignment]
-    """(cells,) int64: the row of the caller's table that each cell came from, the first one where several were merged."""
+    """(cells,) integers: the row of the caller's table that each cell came from, the first one where several were merged."""
     types: dict[str, Any] = field(default_factory=dict)
     """The arrow types that the ids came in, by "user" and "item"."""
 
@@ -126,13 +129,12 @@ class Ratings:
     def frame(self, columns: Mapping[str, Any]) -> Any:
         """A data frame of the caller's library; the columns of users and items get the types that the ids came in.
 
-        ``columns`` are arrays of equal length by name; text is objects of str.
+        ``columns`` are arrays (arrow's too) of equal length by name; text is objects of str.
         """
         import pyarrow as pa
 
-        named = {self.columns[what]: kind for what, kind in self.types.items()}
-        arrays = {name: _as_type(pa.array(v, from_pandas=False), named.get(name)) for name, v in columns.items()}
-        table = pa.table(arrays)
+        kinds = {self.columns[what]: kind for what, kind in self.types.items()}
+        table = pa.table({name: _as_type(arrow_of(v, name), kinds.get(name)) for name, v in columns.items()})
         if self.form == "pyarrow":
             return table
         import narwhals as nw
@@ -162,9 +164,11 @@ def read_ratings(
 ) -> Ratings:
     """Ratings from a data frame (pandas, polars, pyarrow), a parquet or csv file, a scipy matrix, or arrays.
 
-    A table has a rating in each row; the columns are given by name, or by number from 0. Those not given are the ones
-    called "user", "item" and "rating", else the first two, and the third if it holds numbers. Without a rating column every
-    row counts 1. Ids are text or whole numbers, and stay what they are. ``time`` is numbers or dates, ``weight`` >= 0.
+    A table has a rating in each row; columns are given by name, or by number from 0. Users and items that are not given are
+    the columns "user" and "item", else the first two. The rating is the column "rating", else the third if it holds numbers
+    and users and items come first; without one every row counts 1. ``time`` is numbers or dates, ``weight`` >= 0; both are
+    only taken when given. Ids are text or whole numbers, and stay what they are.
+
     ``data`` may also be a tuple of arrays (users, items) or (users, items, ratings), a scipy matrix, whose stored cells are
     the ratings, also stored zeros, and whose ids count from 0, or a Ratings, which is given back.
 
@@ -303,8 +307,12 @@ def source_of(data: Any, missing: str | None = None) -> Any:
 
 
 def cells_of(source: Any, named: dict[str, Any], duplicates: str) -> Ratings:
+    """The ratings of a source, at least one."""
     try:
-        return source.ratings(named, duplicates)
+        found: Ratings = source.ratings(named, duplicates)
+        if not len(found):
+            raise ValueError("there is no rating in it; there is nothing to learn from")
+        return found
     except ValueError as error:
         raise (ValueError(f"{source.name}: {error}") if source.name else error) from None
 
@@ -315,10 +323,8 @@ class Frame:
     name = ""
 
     def __init__(self, frame: Any):
-        import narwhals as nw
-
-        self.frame, self.form = frame, nw.get_native_namespace(frame)
-        self.names = list(frame.columns)
+        self.frame, self.names, self.form = frame, list(frame.columns), frame.implementation.value
+        self.row_names = isinstance(next(iter(getattr(frame.to_native(), "index", ())), None), str)
 
     def kind(self, name: Any) -> str:
         kind = self.frame.schema[name]
@@ -335,6 +341,16 @@ class Frame:
         return self.frame[rows].to_native()
 
     def ratings(self, named: dict[str, Any], duplicates: str) -> Ratings:
+        if not named and self.row_names:
+            raise ValueError(f"the table's rows have names. {_WIDE}; if a row is a rating, name user= and item=, or reset_index()")
+        try:
+            return self._long(named, duplicates)
+        except ValueError as error:
+            if named or len(self.names) < 4 or any(self.kind(n) not in NUMBERS for n in self.names):
+                raise
+            raise ValueError(f"{error}. {_WIDE}") from None
+
+    def _long(self, named: dict[str, Any], duplicates: str) -> Ratings:
         roles = self.roles = _roles(self, named)
         columns = self.columns(list(roles.values()), [roles["user"], roles["item"]])
         return _from_columns({role: columns[name] for role, name in roles.items()}, roles, duplicates, self.form)
@@ -355,7 +371,6 @@ class Arrays(Frame):
             raise ValueError(f"users, items and ratings of sizes {', '.join(map(str, sizes))}; they are 1-D and equally long")
         table = pa.table({role: arrow_of(a, role) for role, a in zip(ROLES, self.arrays, strict=False)})
         super().__init__(nw.from_native(table))
-        self.form = "pyarrow"
 
     def part(self, rows: np.ndarray) -> Any:
         return tuple(a[rows] if isinstance(a, np.ndarray) else a.take(rows) for a in self.arrays)
@@ -368,19 +383,19 @@ class Arrays(Frame):
 class File(Frame):
     """A parquet or csv file with a rating in each row. In csv, ids are whole numbers where all of them are written so."""
 
-    form = "pyarrow"
-
     def __init__(self, path: str | os.PathLike[str]):
-        self.name, place = shown(path), Path(path)
+        self.name, self.form, place = shown(path), "pyarrow", Path(path)
         check_file(place, self.name)
         try:
             kind, gzipped = format_of(place)
             if kind not in ("parquet", "csv"):
                 raise ValueError(f"is {kind}; ratings are read from parquet and csv, so load it first and give the matrix")
             self.source = Parquet(place) if kind == "parquet" else Csv(place, gzipped, bare=True)
+            check_names(self.source)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
         self.names = [n for n in self.source.kinds if n not in self.source.index]
+        self.row_names = any(self.source.kinds[n] == "text" for n in self.source.index)
         if isinstance(self.source, Csv) and self.source.bare:
             self.names = [*ROLES[:3], *(f"column {j}" for j in range(3, len(self.names)))][: len(self.names)]
         self.real = dict(zip(self.names, (n for n in self.source.kinds if n not in self.source.index), strict=True))
@@ -441,13 +456,13 @@ class Wide:
     """A row for each user, a column for each item; ``missing`` says which cells are no ratings."""
 
     name = ""
-    form: Any = "pyarrow"
+    form = "pyarrow"
 
     def __init__(self, values: np.ndarray, users: Any, items: Any, missing: str | None):
         if missing is None:
             raise ValueError(
-                f"a matrix of {values.shape[0]} x {values.shape[1]}; say which of its cells nobody rated: missing='nan' (those "
-                "that are NaN) or missing='zeros' (the zeros too). A table of ratings is a data frame or (users, items, ratings)"
+                f"a matrix of {values.shape[0]} x {values.shape[1]}. {_WIDE}; if a row is a rating, give the tuple "
+                "(users, items, ratings)"
             )
         self.values, self.users, self.items, self.missing = values, users, items, missing
 
@@ -477,7 +492,7 @@ class Wide:
 def _wide_frame(frame: Any, missing: str) -> Wide:
     import narwhals as nw
 
-    native, form = frame.to_native(), nw.get_native_namespace(frame)
+    native = frame.to_native()
     columns, names, users = list(frame.iter_columns()), list(frame.columns), None
     if hasattr(native, "index"):
         index = np.asarray(native.index)
@@ -493,7 +508,7 @@ def _wide_frame(frame: Any, missing: str) -> Wide:
     for j, column in enumerate(columns):
         values[:, j] = column.cast(nw.Float64).to_numpy()
     wide = Wide(values, users, names, missing)
-    wide.form = form
+    wide.form = frame.implementation.value
     return wide
 
 
@@ -533,11 +548,10 @@ def arrow_of(column: Any, name: Any) -> Any:
 def _roles(source: Frame, named: dict[str, Any]) -> dict[str, Any]:
     """Which column is the user, the item, the rating, the time and the weight."""
     names, found = source.names, {role: _column(name, role, source.names) for role, name in named.items()}
-    twice = next(((a, b) for a in found for b in found if a < b and found[a] == found[b]), None)
+    twice = next(((a, b) for a, b in combinations(found, 2) if found[a] == found[b]), None)
     if twice:
         raise ValueError(f"the column {found[twice[0]]!r} is named twice, as {twice[0]} and as {twice[1]}; they are two columns")
     free = [n for n in names if n not in found.values()]
-    by_place = not {"user", "item"} & set(found) and not {"user", "item"} <= set(free)
     for role in ("user", "item"):
         if role not in found:
             name = role if role in free else free[0] if free else None
@@ -546,10 +560,11 @@ def _roles(source: Frame, named: dict[str, Any]) -> dict[str, Any]:
             found[role] = name
             free.remove(name)
     if "rating" not in found:
+        third = names[2] if len(names) > 2 and {found["user"], found["item"]} == set(names[:2]) else None
         if "rating" in free:
             found["rating"] = "rating"
-        elif by_place and free and _is_rating(source, free[0]):
-            found["rating"] = free[0]
+        elif third in free and _is_rating(source, third):
+            found["rating"] = third
     return {role: found[role] for role in ROLES if role in found}
 
 
@@ -607,8 +622,8 @@ def _numbers(column: Any, name: Any, role: str) -> np.ndarray:
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
         raise ValueError(
-            f"column {name!r} has no {role} in row {row} (from 0), nor in {column.null_count - 1} others; drop such rows: "
-            "a pair that does not occur is not rated"
+            f"column {name!r} has no {role} in row {row} (from 0){_more(column.null_count)}; drop such rows: "
+            "what does not occur is not rated"
         )
     if role == "time" and not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return _seconds(column, name)
@@ -620,8 +635,12 @@ def _numbers(column: Any, name: Any, role: str) -> np.ndarray:
     if bad.any():
         row = int(bad.argmax())
         need = "weights are finite and not negative" if role == "weight" else "drop such rows, or write the number that is meant"
-        raise ValueError(f"column {name!r} holds {values[row]} in row {row} (from 0), of {int(bad.sum())} such; {need}")
+        raise ValueError(f"column {name!r} holds {values[row]} in row {row} (from 0){_more(bad.sum())}; {need}")
     return values
+
+
+def _more(count: int) -> str:
+    return f" and in {count - 1} more" if count > 1 else ""
 
 
 def _what(column: Any) -> str:
@@ -689,7 +708,7 @@ def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _settled(r: Ratings, duplicates: str) -> Ratings:
     """Cells sorted by user, then item, rows in their order, each pair once."""
-    order = _by_pair(r.user, r.item, r.shape)
+    order = order_of_cells(r.user, r.item, r.shape)
     if order is not None:
         r = replace(r, **{k: v[order] for k in (*_PER_CELL, "order") if (v := getattr(r, k)) is not None})
     again = (r.user[1:] == r.user[:-1]) & (r.item[1:] == r.item[:-1])
@@ -704,8 +723,9 @@ def _settled(r: Ratings, duplicates: str) -> Ratings:
         n = int(counts[np.searchsorted(starts, at)])
         user, item = r.users[r.user[at]], r.items[r.item[at]]
         raise ValueError(
-            f"user {_shown(user)} and item {_shown(item)} come together {n} times, first in row {r.order[at]} (from 0), and "
-            f"{len(several) - 1} other pairs more than once; say duplicates='sum', 'mean' or 'last'"
+            f"user {_shown(user)} and item {_shown(item)} come together {n} times, first in row {r.order[at]} (from 0)"
+            + (f", and {len(several) - 1} more pairs do" if len(several) > 1 else "")
+            + "; say what that means where the table is read: duplicates='sum', 'mean' or 'last'"
         )
     return _merged(r, starts, duplicates)
 
@@ -738,22 +758,3 @@ def _merged(r: Ratings, starts: np.ndarray, how: str) -> Ratings:
     return replace(
         r, user=r.user[kept], item=r.item[kept], value=value, time=time, weight=weight, order=r.order[kept]
     )
-
-
-def _by_pair(user: np.ndarray, item: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
-    """The stable order by user, then item; None where they are in it."""
-    step = np.diff(user)
-    if ((step > 0) | ((step == 0) & (np.diff(item) >= 0))).all():
-        return None
-    order = counted(item, shape[1])
-    return order[counted(user[order], shape[0])]
-
-
-def counted(codes: np.ndarray, kinds: int) -> np.ndarray:
-    """The stable order of codes, by counting: what scipy does to a matrix with one cell a row when it turns it by columns."""
-    from scipy.sparse import csr_array
-
-    kind = np.int32 if max(len(codes), kinds) < 2**31 else np.int64
-    rows = np.arange(len(codes) + 1, dtype=kind)
-    cells = csr_array((np.ones(len(codes), dtype=np.int8), codes.astype(kind, copy=False), rows), shape=(len(codes), kinds))
-    return cells.tocsc().indices
