@@ -414,13 +414,19 @@ class Model:
             ids = getattr(self, f"{what}s")
             pq.write_table(pa.table({what: _column(ids)}), folder / f"{what}s.parquet")
         about = {"format": "proxfactor recommender", "format_version": FORMAT} | {name: getattr(self, name) for name in _NUMBERS}
-        text = json.dumps(about | {"info": self.info}, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(about | {"info": self.info}, indent=1, ensure_ascii=False, allow_nan=False, default=_number)
         (folder / "model.json").write_text(text, "utf-8")
         shutil.copymode(folder / "model.json", folder / "model.safetensors")  # safetensors lets only the owner read
 
 
 _ARRAYS = ("X", "Y", "b", "c", "indptr", "indices", "values", "fallback", "noise")
 _NUMBERS = ("mean", "low", "high", "draws")
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"info holds {value!r}; only what JSON can say is saved")
 
 
 def load(folder: str | os.PathLike[str]) -> Model:

@@ -195,7 +195,7 @@ class _Space:
     def __init__(self, model: Any, ratings: Ratings, search: Mapping[str, Sequence[Any]] | None):
         own = getattr(type(model), "search", SEARCH)
         names = [*own, *_auto(model)] if search is None else _auto(model)
-        alike = np.ptp(np.abs(ratings.value)) == 0  # then alpha does nothing that the others do not
+        alike = own is SEARCH and np.ptp(np.abs(ratings.value)) == 0  # then alpha does nothing that the others do not
         names = [name for name in names if name in _auto(model) or (name in _names(model) and not (name == "alpha" and alike))]
         if lacking := [name for name in names if name not in own]:
             raise ValueError(f'{lacking[0]}="auto" is not known; a search finds {", ".join(own)}. Give a value')
