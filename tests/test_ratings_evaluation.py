@@ -9,7 +9,9 @@ from scipy import integrate, stats
 from sklearn import metrics as sk
 
 from proxfactor.ratings import evaluation
-from proxfactor.ratings.evaluation import RANKING, USUAL, ranking_measures, rating_measures
+from proxfactor.ratings.evaluation import RANKING, USUAL, evaluate, ranking_measures, rating_measures
+from proxfactor.ratings.tables import read_ratings
+from proxfactor.serve import Model
 
 # ── ranked lists ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -265,6 +267,12 @@ def test_a_whole_weight_is_a_repetition():
     assert {n: once[n] for n in once if "/" not in n} == pytest.approx({n: often[n] for n in often if "/" not in n})
 
 
+def test_a_group_without_weight_is_left_out():
+    y, mean, std, _ = cells()
+    found = rating_measures(y, mean, std, weight=std < np.quantile(std, 0.7))
+    assert [n[-1] for n in found if "spread" in n] == ["1", "2", "3", "4"]
+
+
 def test_the_interval_score_is_the_one_of_its_formula():
     y, mean, std, _ = cells()
     low, high = stats.norm.interval(0.8, mean, std)
@@ -349,3 +357,166 @@ def test_bad_ratings_are_refused(arguments, words):
 def test_what_was_not_measured_is_a_key_error_with_what_was():
     with pytest.raises(KeyError, match="there are rmse, mae"):
         rating_measures([1.0], [1.0])["ndcg"]
+
+
+# ── models ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fitted(implicit=True, seed=0, **more):
+    """A model of 12 users u00 … u11 (the last without data) and 9 items 0 … 8, and whatever it answers."""
+    rng = np.random.default_rng(seed)
+    seen = rng.random((12, 9)) < 0.3
+    seen[:, 0], seen[11] = True, False
+    users = np.array([f"u{u:02}" for u in range(12)], object)
+    cells = np.concatenate([[0], np.cumsum(seen.sum(1))]), np.nonzero(seen)[1], np.ones(seen.sum())
+    drawn = [rng.standard_normal((12, 3)), rng.standard_normal((9, 3)), 0.0 if implicit else 3.0, rng.random(12), rng.random(9)]
+    own = {"fallback": rng.random(9)} if implicit else {"low": 1.0, "high": 5.0}
+    return Model(users, np.arange(9), *drawn, *cells, info={"implicit": implicit}, **own, **more), seen
+
+
+def hidden(model, seen, seed=1):
+    """Test cells, none of them seen."""
+    rng = np.random.default_rng(seed)
+    user, item = np.nonzero((rng.random(seen.shape) < 0.4) & ~seen)
+    return model.users[user], item, rng.integers(1, 6, len(user)).astype(float)
+
+
+def test_rankings_of_a_model_are_those_of_its_recommendations():
+    model, seen = fitted()
+    users, items, _ = test = hidden(model, seen)
+    found = evaluate(model, test, k=3, measures=["recall", "precision", "hit_rate"])
+    table = model.recommend(sorted(set(users)), n=3).to_pandas()
+    each = [
+        len(set(table.item[table.user == user]) & set(items[users == user])) / (users == user).sum() for user in sorted(set(users))
+    ]
+    assert found.by_user["recall@3"] == pytest.approx(each)
+    assert found["recall@3"] == pytest.approx(np.mean(each))
+
+
+def test_errors_of_a_model_are_those_of_its_predictions():
+    model, seen = fitted(implicit=False)
+    users, items, y = test = hidden(model, seen)
+    found = evaluate(model, test)
+    assert list(found) == ["rmse", "mae"]
+    assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(y, model.predict(users, items)), rel=1e-6)
+    assert list(found.users) == sorted(set(users))
+
+
+def test_a_model_that_knows_its_errors_is_asked_for_intervals():
+    model, seen = fitted(implicit=False, noise=np.ones(12))
+    users, items, y = test = hidden(model, seen)
+    found = evaluate(model, test, level=0.8)
+    mean, std = model.predict(users, items, return_std=True)
+    assert found["interval_coverage@0.8"] == pytest.approx(np.mean(np.abs(y - mean) <= stats.norm.ppf(0.9) * std))
+    activity = seen.sum(1)[[list(model.users).index(u) for u in users]]
+    first = activity <= np.quantile([seen.sum(1)[list(model.users).index(u)] for u in sorted(set(users))], 0.2)
+    assert found["interval_coverage@0.8/activity 1"] == pytest.approx(
+        np.mean((np.abs(y - mean) <= stats.norm.ppf(0.9) * std)[first])
+    )
+    assert {"interval_score@0.8", "crps"} < set(found)
+
+
+def test_a_threshold_says_what_is_relevant_in_ratings():
+    model, seen = fitted(implicit=False)
+    users, items, y = test = hidden(model, seen)
+    both = evaluate(model, test, relevant=4, k=2)
+    assert {"rmse", "recall@2", "ndcg@2"} < set(both)
+    liked = y >= 4
+    alone = evaluate(model, (users[liked], items[liked]), k=2, measures=["recall", "ndcg"])
+    assert both["ndcg@2"] == pytest.approx(alone["ndcg@2"])
+    who = np.unique(users, return_inverse=True)[1]
+    graded = evaluate(model, test, relevant=2, k=9, gains="exponential", measures="ndcg", exclude_seen=False)
+    gains, scores = np.zeros((who.max() + 1, 9)), np.zeros((who.max() + 1, 9))
+    gains[who, items] = np.where(y >= 2, 2**y - 1, 0)
+    scores[:] = model.X[[list(model.users).index(u) for u in np.unique(users)]] @ model.Y.T + model.c
+    scores[np.unique(users) == "u11"] = model.fallback
+    some = gains.any(1)
+    assert graded["ndcg@9"] == pytest.approx(sk.ndcg_score(gains[some], scores[some]))
+
+
+def test_seen_items_are_candidates_on_request():
+    model, seen = fitted()
+    test = hidden(model, seen)
+    assert evaluate(model, test, exclude_seen=False, measures="auc")["auc"] != evaluate(model, test, measures="auc")["auc"]
+    elsewhere = evaluate(model, test, train=(["nobody"], [8]), measures="auc")
+    assert elsewhere["auc"] == pytest.approx(evaluate(model, test, exclude_seen=False, measures="auc")["auc"])
+
+
+def test_relevant_items_that_were_seen_are_left_out_and_noted():
+    model, seen = fitted()
+    users, items, y = hidden(model, seen)
+    more = np.append(users, "u03"), np.append(items, 0), np.append(y, 5.0)
+    assert dict(evaluate(model, more)) == pytest.approx(dict(evaluate(model, (users, items, y))))
+    assert "relevant cells that were seen, left out: 1" in repr(evaluate(model, more))
+
+
+def test_a_user_without_data_gets_the_fallback_and_is_noted():
+    model, _ = fitted()
+    test = ["u11", "new"], [3, 3]
+    found = evaluate(model, test, k=9, measures="mrr")
+    assert found["mrr@9"] == pytest.approx(1 / (1 + (model.fallback > model.fallback[3]).sum()))
+    assert "users without training data, whom the fallback answers: 2" in repr(found)
+
+
+def test_an_item_that_the_model_does_not_know_is_a_miss_and_is_noted():
+    model, _ = fitted()
+    found = evaluate(model, (["u00", "u00"], [77, 5]), k=9, measures="recall")
+    assert found["recall@9"] == 0.5
+    assert "items that the model does not know, misses in rankings: 1" in repr(found)
+    model, _ = fitted(implicit=False)
+    assert np.isfinite(evaluate(model, (["u00", "new"], [77, 77], [3.0, 2.0]))["rmse"])
+
+
+def test_columns_may_be_called_as_in_the_fit_and_answers_come_in_the_callers_frame():
+    import polars as pl
+
+    model, seen = fitted()
+    model.info["columns"] = {"user": "who", "item": "film", "rating": "stars"}
+    users, items, y = test = hidden(model, seen)
+    frame = pl.DataFrame({"note": ["x"] * len(y), "stars": y, "film": items, "who": users.astype(str)})
+    found = evaluate(model, frame)
+    assert dict(found) == pytest.approx(dict(evaluate(model, test)))
+    table = found.per_user()
+    assert isinstance(table, pl.DataFrame)
+    assert table.columns[:2] == ["who", "recall@10"]
+    assert table["who"].to_list() == sorted(set(users))
+    assert evaluate(model, read_ratings(test)).keys() == found.keys()
+
+
+def test_a_fitted_recommender_is_asked_through_its_model():
+    model, seen = fitted()
+    test = hidden(model, seen)
+
+    class Holder:
+        model_, implicit = model, False
+
+    assert list(evaluate(Holder(), test)) == ["rmse", "mae"]
+
+
+@pytest.mark.parametrize(
+    ("test", "arguments", "words"),
+    [
+        (([], []), {}, "the test set is empty"),
+        ((["u00"], [1], [0.0]), {}, "no rating of the test set is above 0, the highest is 0"),
+        ((["u00"], [1], [3.0]), {"relevant": 4}, "at least 4, the highest is 3"),
+        ((["u00"], [0]), {}, "nothing is relevant: there is no cell to be found that was not seen"),
+        ((["u00"], [1]), {"measures": "accuracy"}, "'accuracy' is no measure"),
+        ((["u00"], [1]), {"measures": ["crps"]}, "knows no standard deviations"),
+        ((["u00"], [1]), {"gains": "log"}, "gains is 'log'"),
+    ],
+)
+def test_bad_test_sets_are_refused(test, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(fitted()[0], test, **arguments)
+
+
+def test_an_empty_frame_is_an_empty_test_set():
+    import pandas as pd
+
+    with pytest.raises(ValueError, match="the test set is empty"):
+        evaluate(fitted()[0], pd.DataFrame({"user": [], "item": []}))
+
+
+def test_what_is_not_fitted_is_refused():
+    with pytest.raises(TypeError, match="call fit first"):
+        evaluate(object(), ([1], [2]))

@@ -129,10 +129,10 @@ def rating_measures(
     >>> rating_measures([1.0, 2.0, 4.0], [1.0, 3.0, 4.0])["mae"]
     0.3333333333333333
     """
-    given = {"rating": rating, "mean": mean, "std": std, "weight": weight, "activity": activity}
-    y, mu, sigma, w, active = (None if v is None else _column(name, v, rating) for name, v in given.items())
+    y, mu = _column("rating", rating, rating), _column("mean", mean, rating)
+    sigma, active = (None if v is None else _column(name, v, rating) for name, v in (("std", std), ("activity", activity)))
+    w = np.ones(len(y)) if weight is None else _column("weight", weight, rating)
     who = np.arange(len(y)) if user is None else np.asarray(user)
-    w = np.ones(len(y)) if w is None else w
     if (w < 0).any() or not w.sum() > 0:
         raise ValueError("weight must be at least 0, and somewhere above 0")
     if sigma is not None and (sigma <= 0).any():
@@ -143,16 +143,19 @@ def rating_measures(
         name, at = _named(text, level, INTERVAL)
         if name not in RATING + INTERVAL:
             raise ValueError(f"{text!r} is no measure of ratings; there are {', '.join(RATING + INTERVAL)}")
-        if name in INTERVAL and sigma is None:
+        label = f"{name}@{at:g}" if name.startswith("interval") else name
+        if name in RATING:
+            parts = {label: (y - mu) ** 2 if name == "rmse" else np.abs(y - mu)}
+        elif sigma is None:
             raise ValueError(f"{text!r} needs standard deviations: a model with return_std, such as BayesianMF")
-        x = _each(name, y, mu, sigma, at)
-        parts = {"": np.ones(len(y), bool)}
-        if name == "interval_coverage":
-            parts |= {f"/activity {g + 1}": part for g, part in _fifths(active, who)} if active is not None else {}
-            parts |= {f"/spread {g + 1}": part for g, part in _fifths(sigma)}
-        for part, cells in parts.items():
-            label = (f"{name}@{at:g}" if name.startswith("interval") else name) + part
-            values[label], by_user[label], influence[label] = _averaged(x, w * cells, who, root=name == "rmse")
+        else:
+            parts = {label: _interval(name, (y - mu) / sigma, sigma, at)}
+        if name == "interval_coverage" and sigma is not None:
+            groups = {"spread": _fifths(sigma)} if active is None else {"activity": _fifths(active, who), "spread": _fifths(sigma)}
+            each = [(f"{label}/{by} {g + 1}", at) for by, of in groups.items() for g, at in of if w[at].any()]
+            parts |= {part: np.where(at, parts[label], np.nan) for part, at in each}
+        for part, x in parts.items():
+            values[part], by_user[part], influence[part] = _averaged(x, w, who, root=name == "rmse")
     return Evaluation(values, by_user, influence, np.arange(who.max() + 1), len(y))
 
 
@@ -178,13 +181,11 @@ def _named(text: str, default: float, where: tuple[str, ...]) -> tuple[str, floa
     return name, value
 
 
-def _each(name: str, y: np.ndarray, mu: np.ndarray, sigma: np.ndarray, level: float) -> np.ndarray:
-    """The measure of each cell."""
+def _interval(name: str, z: np.ndarray, sigma: np.ndarray, level: float) -> np.ndarray:
+    """The measure of each cell, z its distance from the mean in standard deviations."""
     from scipy.special import ndtr, ndtri
 
-    if name in RATING:
-        return (y - mu) ** 2 if name == "rmse" else np.abs(y - mu)
-    z, half = (y - mu) / sigma, ndtri(0.5 + level / 2)
+    half = ndtri(0.5 + level / 2)
     if name == "interval_coverage":
         return (np.abs(z) <= half).astype(np.float64)
     if name == "interval_score":
@@ -194,8 +195,9 @@ def _each(name: str, y: np.ndarray, mu: np.ndarray, sigma: np.ndarray, level: fl
 
 
 def _averaged(x: np.ndarray, w: np.ndarray, who: np.ndarray, root: bool) -> tuple[float, np.ndarray, np.ndarray]:
-    """The weighted mean of the cells (or its root), that of each user, and the users' influence on it."""
-    total, size = np.bincount(who, w * x), np.bincount(who, w)
+    """The weighted mean of the cells that are not NaN (or its root), that of each user, and the users' influence on it."""
+    w, m = np.where(np.isnan(x), 0, w), int(who.max()) + 1
+    total, size = np.bincount(who, w * np.nan_to_num(x), m), np.bincount(who, w, m)
     mean = total.sum() / size.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         each = total / size  # NaN for a user without cells here
@@ -277,7 +279,9 @@ def ranking_measures(
         x[places.users] = lists[at].novelty() if name == "novelty" else getattr(places, name)(at)
         values[label], by_user[label] = float(np.nanmean(x)), x
         influence[label] = (x - values[label]) / len(places.users)
-    return Evaluation(values, by_user, influence, np.arange(m), len(known[0]))
+    left = len(relevant[0]) - len(known[0])
+    notes = (f"relevant cells that were seen, left out: {left:,}",) if left else ()
+    return Evaluation(values, by_user, influence, np.arange(m), len(known[0]), notes)
 
 
 def _scorer(scores: Any, n: int | None, m: int | None, relevant: tuple[Any, ...]) -> tuple[_SCORE, int, int]:
@@ -556,16 +560,17 @@ def evaluate(
     present, who = np.unique(ratings.user, return_inverse=True)
     users = codes_of(ratings.users[present], answers.users, "user", "fallback")
     items = codes_of(ratings.items, answers.items, "item", "fallback")[ratings.item]
-    history = _history(answers, known)
-    parts = []
+    history, parts = _history(answers, known), []
+    cold = int((users < 0).sum() + (np.diff(answers.indptr)[users[users >= 0]] == 0).sum())
     if of_ratings:
         wants_std = any(name.partition("@")[0] in INTERVAL for name in of_ratings)
         asked = ratings.users[ratings.user], ratings.items[ratings.item]
         found = answers.predict(*asked, return_std=wants_std, unknown="fallback")
         mean, std = found if wants_std else (found, None)
         active = np.where(users >= 0, np.bincount(history[0], minlength=len(answers.users) + 1)[users], 0)[who]
-        options = {"user": who, "activity": active, "measures": of_ratings, "level": level}
-        parts.append(rating_measures(ratings.value, mean, std, ratings.weight, **options))
+        parts.append(
+            rating_measures(ratings.value, mean, std, ratings.weight, user=who, activity=active, measures=of_ratings, level=level)
+        )
     if of_rankings:
         liked = ratings.value > 0 if relevant is None else ratings.value >= relevant
         if not liked.any():
@@ -596,7 +601,7 @@ def evaluate(
         {name: value for part in parts for name, value in part.influence.items()},
         ratings.users[present],
         len(ratings),
-        tuple(_notes(int((users < 0).sum() + (np.diff(answers.indptr)[users[users >= 0]] == 0).sum()), int((items < 0).sum()))),
+        (*(note for part in parts for note in part.notes), *_notes(cold, int((items < 0).sum()))),
         lambda columns: ratings.frame({ratings.columns["user"]: columns.pop("user"), **columns}),
     )
 
@@ -605,7 +610,8 @@ def _read(data: Any, model: Any, answers: Any) -> Ratings:
     """The table, whose columns may be called as in the fit."""
     if isinstance(data, Ratings):
         return data
-    if hasattr(data, "__len__") and not isinstance(data, str | tuple) and not len(data):
+    first = data[0] if isinstance(data, tuple) and data else data
+    if hasattr(first, "__len__") and not hasattr(first, "nnz") and not len(first):
         raise ValueError("the test set is empty: there is nothing to measure")
     source = source_of(data)
     there = [] if isinstance(data, tuple) else getattr(source, "names", [])

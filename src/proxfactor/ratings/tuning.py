@@ -23,13 +23,14 @@ Callback = Callable[[Row], Any] | None
 SEARCH: dict[str, Sequence[Any]] = {
     "unobserved": (0.003, 1.0),
     "alpha": [0.0, 1.0, 3.0, 10.0, 30.0],
-    "reg": (0.001, 1.0),
+    "reg": (0.3, 100.0),
     "rank": [16, 32, 64, 128],
 }
-"""Where options are looked for, by name: a range (low, high) or a list of values. reg is that of ν = 1."""
+"""Where options are looked for, by name: a range (low, high) or a list of values. That of reg is the mean λ of all users and
+items, λ = reg d^ν with d their data: its best value hardly depends on ν, on the weight of what is not observed, on the size."""
 
-STRIDES = (4, 2, 1)
-"""Rungs that a step takes, coarse to fine; a rung is a factor √2 of a range, or one place in a list."""
+STRIDES = (3, 1)
+"""Rungs that a step takes, coarse and fine; a rung is a factor √2 of a range, or one place in a list."""
 
 LOOKS = {False: (1, 3), True: (4, 1)}
 """Of ratings and of clicks: after how many sweeps a fit is looked at, and after how many looks in vain it ends."""
@@ -39,6 +40,9 @@ HELD_USERS = 5000
 
 FEWEST = 10
 """Ratings that must be held out at least."""
+
+MOST = 4_000_000
+"""Ratings that a search looks at; of more it takes those of some users."""
 
 BETTER = 1e-5
 """How much better, relatively, a score must be to count as better."""
@@ -92,8 +96,9 @@ def tune(
     """The options with which a recommender predicts best what was held out of the data.
 
     A pattern search (Hooke and Jeeves 1961) on rungs: from the model's own options, or the middle of the range, one option
-    after another goes up or down for as long as that is better, at first by factors of 4, then of 2, at last of √2. Nothing
-    is tried twice and nothing is drawn but the hold-out: the same seed chooses the same.
+    after another goes up or down for as long as that is better, first by factors of 2.8, then of √2. Where nobody says where to
+    look for reg, it changes with the weight of what is not observed so that the mean λ stays. Nothing is tried twice and nothing
+    is drawn but the hold-out: the same seed chooses the same. Of more than 4,000,000 ratings those of some users are taken.
 
     A fit whose callback rows carry a ``model``, a function that gives the ``serve.Model`` of the moment, is looked at on the
     way and ends where the held-out ratings are not predicted better any more: of ratings after three sweeps in vain, of
@@ -118,19 +123,16 @@ def tune(
     if isinstance(trials, bool) or not isinstance(trials, int | np.integer) or trials < 1:
         raise ValueError(f"trials is {trials!r}; it is how many fits may be made, at least 1")
     ratings = read_ratings(data, **columns, duplicates=getattr(model, "duplicates", "error"))
-    space = _space(model, ratings) if search is None else dict(search)
-    space |= _space(model, ratings, [name for name in _auto(model) if name not in space])
-    if not space:
+    space = _Space(model, ratings, search)
+    if not space.where:
         raise ValueError(f"there is nothing to search for in {type(model).__name__}; give search={{option: values}}")
-    ladders = {name: _rungs(model, name, where) for name, where in space.items()}
-    start = {name: _nearest(rungs, getattr(model, name)) for name, rungs in ladders.items()}
     study = _study(sampler, seed)
     trial = _Trials(model, *held_out(model, ratings, size, how, seed), trials, callback)
     if study is None:
-        _climb(trial, ladders, start)
+        _climb(trial, space, space.start())
     else:
         _follow(study, trial, space)
-    found = dataclasses.replace(model, **trial.best)
+    found = dataclasses.replace(model, **trial.settled())
     return Tuned(found.fit(ratings) if refit else found, trial.best, trial.score, trial.rows)
 
 
@@ -142,9 +144,8 @@ def chosen(model: Any, ratings: Ratings, callback: Callback = None, trials: int 
     auto = _auto(model)
     if not auto:
         return model, []
-    ladders = {name: _rungs(model, name, where) for name, where in _space(model, ratings, auto).items()}
-    start = {name: len(rungs) // 2 for name, rungs in ladders.items()}
-    middle = _options(ladders, start)
+    space = _Space(model, ratings, {})
+    middle = space.options(space.start())
     model = dataclasses.replace(model, **middle)
     try:
         held = held_out(model, ratings, 0.1, None, 0)
@@ -153,8 +154,8 @@ def chosen(model: Any, ratings: Ratings, callback: Callback = None, trials: int 
         warnings.warn(f"{', '.join(middle)} cannot be chosen by a hold-out ({error}); {taken} is taken", stacklevel=3)
         return model, []
     trial = _Trials(model, *held, trials, callback)
-    _climb(trial, ladders, start)
-    return dataclasses.replace(model, **trial.best), trial.rows
+    _climb(trial, space, space.start())
+    return dataclasses.replace(model, **trial.settled()), trial.rows
 
 
 def held_out(model: Any, ratings: Ratings, size: float, how: str | None, seed: int) -> tuple[Ratings, Ratings]:
@@ -162,6 +163,9 @@ def held_out(model: Any, ratings: Ratings, size: float, how: str | None, seed: i
     how = ("per-user" if model.implicit else "random") if how is None else how
     if how == "users":
         raise ValueError('how="users" leaves users out whom a fit then does not know; take "random", "per-user", "last" or "time"')
+    if len(ratings) > MOST:
+        some = np.random.default_rng([seed, 3]).permutation(len(ratings.users))[: MOST * len(ratings.users) // len(ratings)]
+        ratings = ratings.coded(ratings.users[np.sort(some)], ratings.items, unknown="drop")
     few = how == "per-user" and size < 1 and size * len(ratings) < 2 * len(np.unique(ratings.user))
     _, held = split(ratings, how, 1 if few else size, seed=seed)
     users = np.unique(held.user)
@@ -177,42 +181,58 @@ def held_out(model: Any, ratings: Ratings, size: float, how: str | None, seed: i
 # ── where to look ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _names(model: Any) -> list[str]:
+    return [f.name for f in dataclasses.fields(model) if f.init]
+
+
 def _auto(model: Any) -> list[str]:
-    values = ((f.name, getattr(model, f.name)) for f in dataclasses.fields(model))
-    return [name for name, value in values if isinstance(value, str) and value == "auto"]
+    return [name for name in _names(model) if isinstance(getattr(model, name), str) and getattr(model, name) == "auto"]
 
 
-def _space(model: Any, ratings: Ratings, names: Sequence[str] | None = None) -> dict[str, Sequence[Any]]:
-    """Where to look for the options of these names, or for all that the model has: its class's ``search``, or ours."""
-    own = getattr(type(model), "search", SEARCH)
-    if names is None:
-        fields = {f.name for f in dataclasses.fields(model)}
-        alike = np.ptp(np.abs(ratings.value)) == 0  # then alpha does nothing that the others do not
-        names = [name for name in own if name in fields and not (name == "alpha" and alike)]
-    if lacking := [name for name in names if name not in own]:
-        raise ValueError(f'{lacking[0]}="auto" is not known; a search finds {", ".join(own)}. Give a value')
-    space = {name: own[name] for name in own if name in names}
-    if "reg" in space and own is SEARCH:
-        unit = _unit(model, ratings)
-        space["reg"] = tuple(end * unit for end in space["reg"])
-    return space
+class _Space:
+    """Where to look: ``where`` by name, as ranges and lists; what is "auto" is among them. Points of it are rungs by name."""
 
+    def __init__(self, model: Any, ratings: Ratings, search: Mapping[str, Sequence[Any]] | None):
+        own = getattr(type(model), "search", SEARCH)
+        names = [*own, *_auto(model)] if search is None else _auto(model)
+        alike = own is SEARCH and np.ptp(np.abs(ratings.value)) == 0  # then alpha does nothing that the others do not
+        names = [name for name in names if name in _auto(model) or (name in _names(model) and not (name == "alpha" and alike))]
+        if lacking := [name for name in names if name not in own]:
+            raise ValueError(f'{lacking[0]}="auto" is not known; a search finds {", ".join(own)}. Give a value')
+        given = {} if search is None else dict(search)
+        self.where = given | {name: own[name] for name in own if name in names and name not in given}
+        self.ladders = {name: _rungs(model, name, where) for name, where in self.where.items()}
+        self.model, self.by_mean = model, own is SEARCH and "reg" in self.where and "reg" not in given
+        self.counts = [
+            np.bincount(codes, minlength=size) for codes, size in zip((ratings.user, ratings.item), ratings.shape, strict=True)
+        ]
 
-def _unit(model: Any, ratings: Ratings) -> float:
-    """What reg = 1 at ν = 1 is at the model's ν, where λ = reg d^ν: that of the same Σ λ. (Rendle et al. 2021.)"""
-    zeros = getattr(model, "unobserved", 0.0)
-    zeros = zeros if isinstance(zeros, int | float) else 0.1
-    m, n = ratings.shape
-    counts = np.bincount(ratings.user, minlength=m) + zeros * n, np.bincount(ratings.item, minlength=n) + zeros * m
-    data = np.maximum(np.concatenate(counts), 1.0)
-    return float(data.sum() / (data ** getattr(model, "nu", 1.0)).sum())
+    def options(self, at: Mapping[str, int]) -> Options:
+        """What the model is given there."""
+        found = {name: self.ladders[name][rung] for name, rung in at.items()}
+        if self.by_mean:
+            found["reg"] = float(f"{found['reg'] / self.data(found):.3g}")
+        return found
+
+    def start(self) -> dict[str, int]:
+        """The rungs of the model's own values, or the middle ones."""
+        own = {name: getattr(self.model, name) for name in self.ladders}
+        if self.by_mean and own["reg"] != "auto":
+            own["reg"] = own["reg"] * self.data({})
+        return {name: _nearest(rungs, own[name]) for name, rungs in self.ladders.items()}
+
+    def data(self, options: Options) -> float:
+        """The mean of d^ν over users and items, d = n + a0 · the number of the others. (Rendle et al. 2021.)"""
+        a0 = options.get("unobserved", getattr(self.model, "unobserved", 0.0))
+        a0 = a0 if isinstance(a0, int | float) else self.ladders["unobserved"][len(self.ladders["unobserved"]) // 2]
+        data = np.concatenate([own + a0 * len(others) for own, others in zip(self.counts, self.counts[::-1], strict=True)])
+        return float(np.mean(np.maximum(data, 1.0) ** getattr(self.model, "nu", 1.0)))
 
 
 def _rungs(model: Any, name: str, where: Sequence[Any]) -> list[Any]:
     """The values to try: those of a list, or of a range by factors of √2."""
-    fields = [f.name for f in dataclasses.fields(model)]
-    if name not in fields:
-        raise ValueError(f"{type(model).__name__} has no option {name!r}; it has {', '.join(fields)}")
+    if name not in _names(model):
+        raise ValueError(f"{type(model).__name__} has no option {name!r}; it has {', '.join(_names(model))}")
     if isinstance(where, list) and where:
         return list(where)
     low, high, whole = _ends(name, where)
@@ -223,10 +243,10 @@ def _rungs(model: Any, name: str, where: Sequence[Any]) -> list[Any]:
 
 def _ends(name: str, where: Any) -> tuple[Any, Any, bool]:
     """Low, high, and whether only whole numbers are meant."""
-    ends = where if isinstance(where, tuple) and len(where) == 2 else (None, None)
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in ends) or not 0 < ends[0] < ends[1] < math.inf:
+    numbers = isinstance(where, tuple) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in where)
+    if not numbers or len(where) != 2 or not 0 < where[0] < where[1] < math.inf:
         raise ValueError(f"search[{name!r}] is {where!r}; give a range (low, high) with 0 < low < high, or a list of values")
-    return *ends, all(isinstance(v, int) for v in ends)
+    return where[0], where[1], all(isinstance(v, int) for v in where)
 
 
 def _nearest(rungs: list[Any], value: Any) -> int:
@@ -236,10 +256,6 @@ def _nearest(rungs: list[Any], value: Any) -> int:
     if not all(isinstance(v, int | float) and v > 0 for v in [*rungs, value]):
         return len(rungs) // 2
     return min(range(len(rungs)), key=lambda rung: abs(math.log(rungs[rung] / value)))
-
-
-def _options(ladders: Mapping[str, list[Any]], at: Mapping[str, int]) -> Options:
-    return {name: ladders[name][rung] for name, rung in at.items()}
 
 
 # ── trials ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -266,6 +282,12 @@ class _Trials:
             self.known[repr(options)] = self._fit(options)
         return self.known[repr(options)]
 
+    def settled(self) -> Options:
+        """The best options of all."""
+        if self.score == -math.inf:
+            raise ValueError(f"no options gave a finite score, of {len(self.rows)} that were tried; look elsewhere with search=")
+        return self.best
+
     def _fit(self, options: Options) -> float:
         begun = time.perf_counter()
         model = dataclasses.replace(self.model, **options)
@@ -289,7 +311,9 @@ class _Look:
     def __init__(self, model: Any, held: Ratings):
         self.model, self.held = copy.copy(model), held
         self.every, self.patience = LOOKS[bool(model.implicit)]
-        self.score, self.sweep, self.last, self.vain = -math.inf, None, None, 0
+        self.score, self.vain = -math.inf, 0
+        self.sweep: int | None = None
+        self.last: int | None = None
 
     def __call__(self, row: Row) -> bool:
         self.last = row.get("sweep")
@@ -315,25 +339,24 @@ def _number(score: Any) -> float:
 # ── searches ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _climb(trial: _Trials, ladders: Mapping[str, list[Any]], start: Mapping[str, int]) -> None:
-    """One option after another goes up or down for as long as that is better, in smaller and smaller steps, until none is."""
-    at = dict(start)
+def _climb(trial: _Trials, space: _Space, at: dict[str, int]) -> None:
+    """One option after another goes up or down for as long as that is better, in great steps, then in small ones, until none is."""
     try:
-        trial(_options(ladders, at))
+        trial(space.options(at))
         for stride in STRIDES:
-            while sum(_move(trial, ladders, at, name, stride) for name in at) and stride == STRIDES[-1]:
+            while sum(_move(trial, space, at, name, stride) for name in at) and stride == STRIDES[-1]:
                 pass
     except _SpentError:
         pass
 
 
-def _move(trial: _Trials, ladders: Mapping[str, list[Any]], at: dict[str, int], name: str, stride: int) -> bool:
+def _move(trial: _Trials, space: _Space, at: dict[str, int], name: str, stride: int) -> bool:
     """Up one ladder, or else down, as far as it gets better; whether it did. ``at`` is where it stands then."""
-    begun, top = at[name], len(ladders[name]) - 1
+    begun, top = at[name], len(space.ladders[name]) - 1
     for step in (stride, -stride):
         while True:
             there = at | {name: min(max(at[name] + step, 0), top)}
-            if not better(trial(_options(ladders, there)), trial(_options(ladders, at))):
+            if not better(trial(space.options(there)), trial(space.options(at))):
                 break
             at.update(there)
         if at[name] != begun:
@@ -355,18 +378,21 @@ def _study(sampler: Any, seed: int) -> Any:
     return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
 
 
-def _follow(study: Any, trial: _Trials, space: Mapping[str, Sequence[Any]]) -> None:
+def _follow(study: Any, trial: _Trials, space: _Space) -> None:
     """The trials that an Optuna study proposes."""
     sign = -1 if study.direction.name == "MINIMIZE" else 1
+    data = space.data({}) if space.by_mean else 1.0
 
     def propose(t: Any, name: str, where: Sequence[Any]) -> Any:
         if isinstance(where, list):
             return t.suggest_categorical(name, where)
         low, high, whole = _ends(name, where)
+        if name == "reg":
+            low, high = low / data, high / data
         return (t.suggest_int if whole else t.suggest_float)(name, low, high, log=True)
 
     def objective(t: Any) -> float:
-        value = sign * trial({name: propose(t, name, where) for name, where in space.items()})
+        value = sign * trial({name: propose(t, name, where) for name, where in space.where.items()})
         if trial.stopped:
             study.stop()
         return value
