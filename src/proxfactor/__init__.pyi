@@ -185,8 +185,17 @@ from .prox import TruncatedSquare as TruncatedSquare
 from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
+from .ratings import EASE as EASE
+from .ratings import GFCF as GFCF
+from .ratings import Bias as Bias
+from .ratings import ExplicitMF as ExplicitMF
+from .ratings import ImplicitMF as ImplicitMF
+from .ratings import Popularity as Popularity
+from .ratings import PureSVD as PureSVD
+from .ratings import evaluate as evaluate
 from .ratings import read_ratings as read_ratings
 from .ratings import split as split
+from .ratings import tune as tune
 from .selection import Advice as Advice
 from .selection import Scan as Scan
 from .selection import advise as advise

@@ -84,8 +84,9 @@ class Factors(Recommender):
                 raise ValueError(f"{name} is {value!r}; it is a whole number of at least {low}")
         for name in self.numbers:
             value = getattr(self, name)
-            searched = isinstance(value, str) and value == "auto" and name in SEARCH
-            if not searched and not (isinstance(value, int | float | np.number) and not isinstance(value, bool) and 0 <= value < np.inf):
+            if name in SEARCH and isinstance(value, str) and value == "auto":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
                 raise ValueError(f'{name} is {value!r}; it is a finite number, not negative{", or auto" * (name in SEARCH)}')
 
     def _number(self, name: str) -> Any:

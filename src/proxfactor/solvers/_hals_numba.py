@@ -52,7 +52,8 @@ def load(dtype: torch.dtype) -> Kernels:
         x, e = p._data.entries(), p._excess
         e = torch.zeros_like(x) if e is None else e
         G, new = X.background * (B.mT @ B), torch.empty(A.shape, dtype=dtype)
-        given = *(t.contiguous().numpy() for t in (new, A, B, X.crow, X.col, x, e, G, bounds, l2)), np.array([tiny], new.numpy().dtype)
+        tensors = new, A, B, X.crow, X.col, x, e, G, bounds, l2, torch.tensor([tiny], dtype=dtype)
+        given = [t.contiguous().numpy() for t in tensors]
         in_threads(lambda first, last: cells(*given, inner, first, last), len(A), len(x) * k * inner)
         return new.mT.contiguous().mT
 

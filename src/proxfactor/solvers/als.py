@@ -16,7 +16,7 @@ from .base import Alternating, Memory
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ALS(Alternating):
-    """Alternating least squares under a ridge λ_i |a_i|²: row i solves (G_i + λ_i) a_i = c_i, with G_i = b0 BᵀB + Σ_j e_ij b_j b_jᵀ.
+    """Alternating least squares under a ridge λ_i |a_i|²: row i solves (G_i + λ_i) a_i = c_i, G_i = b0 BᵀB + Σ_j e_ij b_j b_jᵀ.
 
     b0 is the weight of the cells that are not stored, e what a stored cell weighs more. ``steps`` conjugate gradients from where
     the row is, preconditioned by the diagonal of G_i + λ_i in the eigenbasis of BᵀB, where b0 BᵀB is a diagonal itself, or of
@@ -41,9 +41,9 @@ class ALS(Alternating):
     def check(self, problem: Problem) -> None:
         if not self.fits(problem):
             raise ValueError(
-                "ALS is for the squared error on sparse or observed cells in one process, with nothing on W and H but a ridge that is "
-                f"the same along a row of W and a column of H; here are {problem.loss!r} on {problem.X!r}, {problem.prox_W!r} "
-                f"and {problem.prox_H!r}; use solver='auto'"
+                "ALS is for the squared error on sparse or observed cells in one process, with nothing on W and H but a ridge "
+                f"that is the same along a row of W and a column of H; here are {problem.loss!r} on {problem.X!r}, "
+                f"{problem.prox_W!r} and {problem.prox_H!r}; use solver='auto'"
             )
 
     def patient(self) -> ALS:
