@@ -42,7 +42,7 @@ class Factors(Recommender):
     H: Any = None
     max_iter: int = 20
     tol: float = 1e-4
-    steps: int = 3
+    steps: int | None = 3
     seed: int = 0
     device: str = "cpu"
 
@@ -80,6 +80,8 @@ class Factors(Recommender):
     def _check(self) -> None:
         for name, low in (("rank", 1), ("max_iter", 1), ("steps", 1), ("seed", 0)):
             value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
                 raise ValueError(f"{name} is {value!r}; it is a whole number of at least {low}")
         for name in self.numbers:
@@ -250,8 +252,8 @@ class ExplicitMF(Factors):
     with s the standard deviation of the ratings: their unit is no matter. ``rank`` tastes; ``reg="auto"`` is chosen on hidden
     ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and ``H`` constrain the tastes, a row for each user and
     each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them from being negative there is no mean, nor biases,
-    unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep, ``max_iter`` sweeps, fewer if
-    the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky 2009; Zhou et al. 2008, of ν = 1.)
+    unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep (None: rows are solved by
+    Cholesky), and ``max_iter`` sweeps, fewer if the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky 2009; Zhou et al. 2008, of ν = 1.)
 
     >>> model = ExplicitMF(rank=1, reg=0.1).fit((["a", "a", "b", "b"], [1, 2, 1, 2], [5.0, 1.0, 4.0, 2.0]))
     >>> bool(model.predict("a", 1) > model.predict("a", 2))
@@ -304,7 +306,7 @@ class ImplicitMF(Factors):
     alpha: float = 0.0
     nu: float = 1.0
     max_iter: int = 16
-    steps: int = 2
+    steps: int | None = 2
     numbers: ClassVar[tuple[str, ...]] = ("reg", "nu", "tol", "unobserved", "alpha")
 
     def _scale(self, ratings: Ratings) -> tuple[float, float]:
