@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from proxfactor.ratings.linear import EASE, GFCF, PureSVD
 from proxfactor.ratings.tables import read_ratings
 from proxfactor.ratings.tuning import SEARCH, chosen, held_out, tune
 
@@ -294,6 +295,33 @@ def test_the_trials_print_as_a_table_and_become_a_frame():
     assert lines[0].split() == ["trial", "reg", "score", "sweeps", "seconds"]
     assert [line.split()[1] for line in lines if line.endswith("best")] == ["0.05"]
     assert found.frame()["reg"].tolist() == [0.05, 0.01]
+
+
+# ── recommenders ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def camps(seed=0):
+    rng = np.random.default_rng(seed)
+    camp = (np.arange(80)[:, None] % 4) == (np.arange(60) % 4)
+    return np.nonzero(rng.random((80, 60)) < np.where(camp, 0.5, 0.05))
+
+
+@pytest.mark.parametrize("model", [EASE(), GFCF(rank=4), PureSVD()], ids=lambda m: type(m).__name__)
+def test_a_recommender_in_closed_form_is_tuned_where_its_class_says(model):
+    found = tune(model, camps(), trials=6)
+    assert set(found.options) == set(type(model).search)
+    assert found.score >= found.trials[0]["score"]
+    assert len(found.model.recommend(0, n=3)) == 3
+
+
+def test_columns_are_named_and_the_tuned_model_answers_in_the_callers_frame():
+    import polars as pl
+
+    user, item = camps()
+    frame = pl.DataFrame({"what": item, "who": user})
+    found = tune(EASE(), frame, user="who", item="what", trials=2)
+    assert isinstance(found.model.recommend(0, n=3), pl.DataFrame)
+    assert list(found.frame("polars").columns) == ["trial", "reg", "score", "sweeps", "seconds"]
 
 
 # ── Optuna ────────────────────────────────────────────────────────────────────────────────────────────────────────────

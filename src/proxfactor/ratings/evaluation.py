@@ -345,7 +345,8 @@ def _places(
     rows = max(1, BYTES // (16 * n))
     for start in range(0, len(users), rows):
         who = users[start : start + rows]
-        block = np.array(score(who), copy=True)
+        given = np.asarray(score(who))
+        block = np.array(given, given.dtype if given.dtype.kind == "f" else np.float64)
         out = slice(*np.searchsorted(hidden[0], [who[0], who[-1] + 1]))
         row = np.searchsorted(who, hidden[0][out])
         mine = who[np.minimum(row, len(who) - 1)] == hidden[0][out]
@@ -542,6 +543,13 @@ def evaluate(
     A user without training data is scored by the fallback, as the model would answer; an item that the model does not know
     is a miss in rankings and has the fallback's rating; ``notes`` says how many. Raises ValueError where the test set is
     empty or nothing in it is relevant, TypeError where the model is not fitted.
+
+    >>> from proxfactor.ratings import Popularity
+    >>> model = Popularity().fit((["a", "a", "b", "c"], [1, 2, 1, 3]))
+    >>> evaluate(model, (["b", "c"], [2, 1]), k=1, measures=["recall", "mrr"])  # items 2 and 3 are equally popular
+    recall@1     0.7500 ± 0.2500
+    mrr@1        0.7500 ± 0.2500
+    2 users, 2 cells
     """
     answers = getattr(model, "model_", model)
     if not hasattr(answers, "recommend") or not hasattr(answers, "users"):
