@@ -10,7 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from proxfactor.ratings.linear import EASE, GFCF, PureSVD
+from proxfactor.ratings.evaluation import evaluate
+from proxfactor.ratings.linear import EASE, GFCF, Popularity, PureSVD
+from proxfactor.ratings.mf import ExplicitMF, ImplicitMF
+from proxfactor.ratings.splits import split
 from proxfactor.ratings.tables import read_ratings
 from proxfactor.ratings.tuning import SEARCH, chosen, held_out, tune
 
@@ -304,6 +307,44 @@ def camps(seed=0):
     rng = np.random.default_rng(seed)
     camp = (np.arange(80)[:, None] % 4) == (np.arange(60) % 4)
     return np.nonzero(rng.random((80, 60)) < np.where(camp, 0.5, 0.05))
+
+
+def planted(unit=1.0, seed=0):
+    """Ratings of 120 users and 80 items with three tastes and noise."""
+    rng = np.random.default_rng(seed)
+    user, item = np.nonzero(rng.random((120, 80)) < 0.3)
+    X, Y = rng.standard_normal((120, 3)), rng.standard_normal((80, 3))
+    return user, item, unit * (5 + (X @ Y.T)[user, item] + 0.7 * rng.standard_normal(len(user)))
+
+
+def test_reg_auto_predicts_new_ratings_about_as_well_as_the_best_number_could():
+    train, test = split(planted(), seed=5)
+    found = ExplicitMF(rank=6).fit(train)
+    errors = [evaluate(ExplicitMF(rank=6, reg=reg).fit(train), test)["rmse"] for reg in np.geomspace(0.05, 50, 13)]
+    assert evaluate(found, test)["rmse"] < 1.05 * min(errors)
+    assert min(errors) < 0.8 * max(errors)
+    assert all(row["sweeps"] <= 20 for row in found.trials_)
+
+
+@pytest.mark.parametrize("unit", [1e4, 1e-4])
+def test_the_unit_of_the_ratings_decides_nothing(unit):
+    one, other = (ExplicitMF(rank=4).fit(planted(u)) for u in (1.0, unit))
+    assert one.found_ == other.found_
+    assert [row["score"] for row in one.trials_] == pytest.approx([row["score"] / unit for row in other.trials_], rel=1e-4)
+
+
+def test_clicks_choose_a_ridge_and_a_weight_for_what_is_not_there():
+    train, test = split(camps(), "per-user", 0.2, seed=2)
+    model = ImplicitMF(rank=4).fit(train)
+    assert {"reg", "unobserved"} <= set(model.found_)
+    assert evaluate(model, test)["ndcg@10"] > 1.5 * evaluate(Popularity().fit(train), test)["ndcg@10"]
+    assert 5 <= len(model.trials_) <= 12
+
+
+def test_few_ratings_are_fitted_all_the_same():
+    with pytest.warns(UserWarning, match="reg cannot be chosen by a hold-out"):
+        model = ExplicitMF(rank=2).fit((["a", "a", "b"], [1, 2, 1], [5.0, 3.0, 1.0]))
+    assert np.isfinite(model.predict("b", 2))
 
 
 @pytest.mark.parametrize("model", [EASE(), GFCF(rank=4), PureSVD()], ids=lambda m: type(m).__name__)
