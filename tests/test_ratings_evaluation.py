@@ -132,6 +132,17 @@ def test_seen_items_take_no_place_and_are_not_relevant():
     assert alone["coverage@3"] == pytest.approx(0.5)
 
 
+def test_seen_cells_come_in_any_order_and_more_than_once():
+    scores, gains = many()
+    user, item = np.nonzero(np.random.default_rng(4).random((40, 30)) < 0.2)
+    mixed = np.random.default_rng(5).permutation(np.tile(np.arange(len(user)), 2))
+    one, other = (
+        ranking_measures(scores, np.nonzero(gains), seen, measures=RANKING[:8])
+        for seen in ((user, item), (user[mixed], item[mixed]))
+    )
+    assert dict(one) == dict(other)
+
+
 def test_an_item_that_the_scores_do_not_know_is_a_miss():
     scores = np.array([[3.0, 2.0, 1.0]])
     found = ranking_measures(scores, ([0, 0], [0, -1]), k=3, measures=["recall", "ndcg", "auc", "map"])
