@@ -320,17 +320,18 @@ def planted(unit=1.0, seed=0):
 def test_reg_auto_predicts_new_ratings_about_as_well_as_the_best_number_could():
     train, test = split(planted(), seed=5)
     found = ExplicitMF(rank=6).fit(train)
-    errors = [evaluate(ExplicitMF(rank=6, reg=reg).fit(train), test)["rmse"] for reg in np.geomspace(0.05, 50, 13)]
+    errors = [evaluate(ExplicitMF(rank=6, reg=reg).fit(train), test)["rmse"] for reg in np.geomspace(0.05, 50, 7)]
     assert evaluate(found, test)["rmse"] < 1.05 * min(errors)
     assert min(errors) < 0.8 * max(errors)
     assert all(row["sweeps"] <= 20 for row in found.trials_)
 
 
-@pytest.mark.parametrize("unit", [1e4, 1e-4])
-def test_the_unit_of_the_ratings_decides_nothing(unit):
-    one, other = (ExplicitMF(rank=4).fit(planted(u)) for u in (1.0, unit))
-    assert one.found_ == other.found_
-    assert [row["score"] for row in one.trials_] == pytest.approx([row["score"] / unit for row in other.trials_], rel=1e-4)
+def test_the_unit_of_the_ratings_decides_nothing():
+    models = {unit: ExplicitMF(rank=3, max_iter=6).fit(planted(unit)) for unit in (1.0, 1e4, 1e-4)}
+    scores = {unit: [row["score"] / unit for row in model.trials_] for unit, model in models.items()}
+    for unit in (1e4, 1e-4):
+        assert models[unit].found_ == models[1.0].found_
+        assert scores[unit] == pytest.approx(scores[1.0], rel=1e-4)
 
 
 def test_clicks_choose_a_ridge_and_a_weight_for_what_is_not_there():
