@@ -60,7 +60,7 @@ class Sum(Several):
 
     @cached_property
     def elastic(self) -> tuple[float, float, float, float] | None:  # type: ignore[override]
-        return None if self.net is None or isinstance(self.net[3], Tensor) else self.net  # type: ignore[return-value]
+        return None if self.net is None or isinstance(self.net[3], Tensor) else self.net
 
     @cached_property
     def net(self) -> tuple[float, float, float, Step] | None:  # type: ignore[override]

@@ -18,6 +18,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from ..losses import Frobenius
 from ..matrix import Observed, Sparse
 from ..problem import Problem
 from ..prox import Columns, L2Squared, as_prox
@@ -108,7 +109,7 @@ class Factors(Recommender):
         there = np.ones(len(t), bool) if w is None else w > 0
         sides = (self.W, ratings.user, m, n), (self.H, ratings.item, n, m)
         W, H = (self._prox(given, np.bincount(codes[there], minlength=own) + a0 * other) for given, codes, own, other in sides)
-        return Problem(cells.to(self.device), "frobenius", W, H.T)
+        return Problem(cells.to(self.device), Frobenius(), W, H.T)
 
     def _prox(self, given: Any, data: np.ndarray) -> Any:
         lam = self._number("reg") * np.maximum(data, 1.0) ** self.nu
@@ -215,9 +216,9 @@ class Factors(Recommender):
 
     def _outside(self, F: Tensor, times: float, bias: float) -> tuple[np.ndarray, np.ndarray | None]:
         """The tastes and the biases in the ratings' units."""
-        F = F.double().cpu().numpy()
-        tastes = (F[:, self.biased :] * times).astype(np.float32)
-        return tastes, F[:, 0] * bias * self._feature if self.biased else None
+        found = F.double().cpu().numpy()
+        tastes = (found[:, self.biased :] * times).astype(np.float32)
+        return tastes, found[:, 0] * bias * self._feature if self.biased else None
 
     def _inside(self, F: np.ndarray, bias: np.ndarray | None, scale: float, times: float = 1.0) -> Tensor:
         """The way back: one factor, its biases first."""
