@@ -28,10 +28,11 @@ def kernel(*signature: str, fastmath: bool | set[str] = False) -> Callable:
     return made
 
 
-def in_threads(run: Callable[[int, int], None], size: int, entries: int) -> None:
+def in_threads(run: Callable[[int, int], None], size: int, entries: int, load: torch.Tensor | None = None) -> None:
     """run(first, last) on the parts of range(size), by as many threads as torch uses, or as so many entries are worth.
 
-    Numba's own threads are not used: they abort where two callers meet, and forbid forks.
+    ``load`` (size + 1,) rises by the work of each row; without it they are alike. Numba's own threads are not used: they abort
+    where two callers meet, and forbid forks.
     """
     threads = min(torch.get_num_threads(), size, 1 + entries // 2**15)
     if threads < 2 or current_thread().name.startswith(_NAME):  # one of them, which must not wait for its like
@@ -39,6 +40,8 @@ def in_threads(run: Callable[[int, int], None], size: int, entries: int) -> None
         return
     parts = min(size, 4 * threads)  # more than threads: rows are not equally hard
     ends = [size * p // parts for p in range(parts + 1)]
+    if load is not None:
+        ends = torch.searchsorted(load, load[-1] * torch.arange(parts + 1) // parts).tolist()
     list(_pool(threads, os.getpid()).map(lambda part: run(*part), pairwise(ends)))
 
 

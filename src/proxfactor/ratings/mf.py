@@ -64,8 +64,11 @@ class Factors(Recommender):
 
     def _fit(self, ratings: Ratings, start: Model | None, callback: Callback | None) -> Model:
         self._check()
-        best, self.trials_ = chosen(self, ratings, callback)
-        self.found_ = {f.name: new for f in fields(self) if f.init and (new := getattr(best, f.name)) != getattr(self, f.name)}
+        if start is None:
+            best, self.trials_ = chosen(self, ratings, callback)
+            self.found_ = {f.name: new for f in fields(self) if f.init and (new := getattr(best, f.name)) != getattr(self, f.name)}
+        else:
+            self.found_ = start.info["found"]
         mean, scale = self._scale(ratings)
         problem, served = self._problem(ratings, mean, scale), partial(self._model, ratings, mean, scale)
         A, B = self._sweeps(problem, *self._start(ratings, start, scale), served, callback)

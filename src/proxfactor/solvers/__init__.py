@@ -27,12 +27,14 @@ __all__ = [
 def auto(problem: Problem) -> Alternating:
     """The solver for a problem.
 
-    LossADMM for a loss with kinks, KLNewton for KL where it knows the constraints, ADMM for a sum without an exact rule, APG
-    where an operator couples components, PALM if it does so and is not convex, HALS elsewhere; APG and HALS are extrapolated
-    where the loss is quadratic.
+    LossADMM for a loss with kinks, ALS for the squared error of cells with holes or weights under a ridge, KLNewton for KL where it knows the constraints, ADMM for a sum without an exact rule, APG
+    where an operator couples components, PALM if it does so and is not convex, HALS elsewhere; ALS, and APG and HALS where the
+    loss is quadratic, are extrapolated.
     """
     if not problem.loss.smooth:
         return LossADMM()
+    if ALS.fits(problem) and not problem.shared:
+        return Extrapolated(ALS())
     if isinstance(problem.loss, KL) and not isinstance(problem, Streamed) and KLNewton.fits(problem):
         return KLNewton()
     sides = problem.prox_W, problem.prox_H

@@ -55,7 +55,8 @@ def load(dtype: torch.dtype) -> Kernels:
         G, new = X.background * (B.mT @ B), torch.empty(A.shape, dtype=dtype)
         tensors = new, A, B, X.crow, X.col, x, e, G, bounds, l2, torch.tensor([tiny], dtype=dtype)
         given = [t.contiguous().numpy() for t in tensors]
-        in_threads(lambda first, last: cells(*given, inner, first, last), len(A), len(x) * k * inner)
+        load = X.crow.long() + k * torch.arange(len(A) + 1) // 8  # a row without cells is some work too
+        in_threads(lambda first, last: cells(*given, inner, first, last), len(A), len(x) * k * inner, load)
         return new.mT.contiguous().mT
 
     return Kernels(passes, near)
