@@ -84,7 +84,7 @@ def _check_size(name: str, size: Any) -> None:
 
 def _wanted(size: Any, counts: Any) -> Any:
     """How many of each count are asked for; a share is rounded down."""
-    return np.full_like(counts, size) if size >= 1 else np.floor(counts * size + 1e-9).astype(np.int64)  # 0.1 * 30 may be 2.99…
+    return np.full_like(counts, size) if size >= 1 else np.floor(counts * size + 1e-9).astype(np.int64)  # 100 * 0.29 is below 29
 
 
 def _by_cells(r: Ratings, how: str, size: Any, seed: int) -> list[np.ndarray]:
