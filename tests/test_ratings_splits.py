@@ -80,6 +80,10 @@ def test_random_takes_the_first_of_a_permutation_of_the_rows_of_the_table(n, see
     assert len(split(frame, "random", size=7)[1]) == 7
 
 
+def test_a_share_of_a_round_number_is_what_it_says():
+    assert len(split(table()[:100], "random", 0.29)[1]) == 29  # 0.29 * 100 is below 29 in floating point
+
+
 @pytest.mark.parametrize("size", [0.25, 0.5, 1, 3])
 @pytest.mark.parametrize("how", ["per-user", "last"])
 def test_each_user_gives_a_share_or_a_number_and_keeps_at_least_one(how, size):
@@ -112,7 +116,7 @@ def test_time_takes_the_latest_rows_and_of_equal_times_the_later_ones():
     assert rows(test) == rows(split(frame, "time", len(test), time="t")[1])
 
 
-@pytest.mark.parametrize(("size", "hidden"), [(0.3, 0.2), (5, 2), (0.1, 1), (2, 0.9)])
+@pytest.mark.parametrize(("size", "hidden"), [(0.3, 0.2), (5, 2), (0.1, 1), (2, 0.9), (4, 50)])
 def test_users_leave_train_wholly_and_show_a_part_of_what_they_rated(size, hidden):
     frame = table()
     assert frame.u.nunique() == 30
@@ -264,6 +268,12 @@ def test_pairs_that_occur_twice_are_merged_before_they_are_split():
         split(frame)
     train, test = split(read_ratings(frame, duplicates="mean"))
     assert Counter(rows(train) + rows(test)) == Counter(rows(read_ratings(table())))
+
+
+def test_no_ratings_cannot_be_split():
+    r = read_ratings(table())
+    with pytest.raises(ValueError, match="there are no ratings to split"):
+        split(r.take(np.zeros(len(r), dtype=bool)))
 
 
 def test_names_of_columns_are_for_tables():
