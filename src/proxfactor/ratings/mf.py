@@ -257,7 +257,8 @@ class ExplicitMF(Factors):
     ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and ``H`` constrain the tastes, a row for each user and
     each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them from being negative there is no mean, nor biases,
     unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep (None: rows are solved by
-    Cholesky), and ``max_iter`` sweeps, fewer if the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky 2009; Zhou et al. 2008, of ν = 1.)
+    Cholesky), and ``max_iter`` sweeps, fewer if the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky
+    2009; Zhou et al. 2008, of ν = 1.)
 
     >>> model = ExplicitMF(rank=1, reg=0.1).fit((["a", "a", "b", "b"], [1, 2, 1, 2], [5.0, 1.0, 4.0, 2.0]))
     >>> bool(model.predict("a", 1) > model.predict("a", 2))

@@ -27,9 +27,9 @@ __all__ = [
 def auto(problem: Problem) -> Alternating:
     """The solver for a problem.
 
-    LossADMM for a loss with kinks, ALS for the squared error of cells with holes or weights under a ridge, KLNewton for KL where it knows the constraints, ADMM for a sum without an exact rule, APG
-    where an operator couples components, PALM if it does so and is not convex, HALS elsewhere; ALS, and APG and HALS where the
-    loss is quadratic, are extrapolated.
+    LossADMM for a loss with kinks, ALS for the squared error of stored cells with holes or weights under a ridge, KLNewton for KL
+    where it knows the constraints, ADMM for a sum without an exact rule, APG where an operator couples components, PALM if it does
+    so and is not convex, HALS elsewhere; ALS, and APG and HALS where the loss is quadratic, are extrapolated.
     """
     if not problem.loss.smooth:
         return LossADMM()

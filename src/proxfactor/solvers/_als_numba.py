@@ -9,20 +9,25 @@ import torch
 from torch import Tensor
 
 from ..matrix import Stored
-from ..prox._numba import in_threads, kernel
+from ..prox._numba import in_threads, kernel, prefetch
 from .als import SETTLED
+
+_AHEAD = 16
+"""Cells ahead of which the features are asked for: about as long as the memory takes to bring them."""
 
 
 def load(dtype: torch.dtype) -> Callable:
     """``conjugated`` for a dtype, compiled."""
     x = {torch.float32: "float32", torch.float64: "float64"}[dtype]
-    fast, ends = {"reassoc", "contract", "arcp", "nsz"}, "int32[::1], int32[::1]"
+    fast = {"reassoc", "contract", "arcp", "nsz"}
     two, one = f"{x}[:,::1]", f"{x}[::1]"
-    compiled = kernel(f"void({two}, {two}, {two}, {ends}, {one}, {one}, {one}, {one}, {one}, int64, int64, int64)", fastmath=fast)(_rows)
+    given = f"{two}, {two}, {two}, int64, int32[::1], int32[::1], {one}, {one}, {one}, {one}, {one}"
+    compiled = kernel(f"void({given}, int64, int64, int64)", fastmath=fast)(_rows)
 
     def conjugated(X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor, lam: Tensor, steps: int) -> Tensor:
         new = torch.empty_like(A)
-        given = tuple(t.contiguous().numpy() for t in (new, A, B, X.crow, X.col, x, e, s, lam.reshape(-1), torch.tensor([SETTLED]).to(x)))
+        cells = X.crow, X.col, x, e, s, lam.reshape(-1), torch.tensor([SETTLED]).to(x)
+        given = new.numpy(), A.numpy(), B.numpy(), B.data_ptr(), *(t.contiguous().numpy() for t in cells)
         load = X.crow.long() + A.shape[1] * torch.arange(len(A) + 1) // 8  # a row without cells is some work too
         in_threads(lambda first, last: compiled(*given, steps, first, last), len(A), len(x) * A.shape[1], load)
         return new
@@ -30,8 +35,8 @@ def load(dtype: torch.dtype) -> Callable:
     return conjugated
 
 
-def _rows(new, A, B, crow, col, t, e, s, lam, least, steps, first, last):
-    k = A.shape[1]
+def _rows(new, A, B, place, crow, col, t, e, s, lam, least, steps, first, last):
+    k, size = A.shape[1], A.shape[1] * A.itemsize
     zero, one = t.dtype.type(0), t.dtype.type(1)
     a, r, d, p, z = np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype)
     for i in range(first, last):
@@ -42,6 +47,9 @@ def _rows(new, A, B, crow, col, t, e, s, lam, least, steps, first, last):
             d[q] = s[q] + ridge
             r[q] = -d[q] * a[q]
         for c in range(begin, end, 4):  # four cells at a time: what is summed over components waits less, r is written less
+            for later in range(c + _AHEAD, min(c + _AHEAD + 4, len(col))):  # of this row or the next
+                for line in range(0, size, 64):
+                    prefetch(place + col[later] * size + line)
             c1, c2, c3 = min(c + 1, end - 1), min(c + 2, end - 1), min(c + 3, end - 1)
             u1, u2, u3 = one if c + 1 < end else zero, one if c + 2 < end else zero, one if c + 3 < end else zero
             j0, j1, j2, j3 = col[c], col[c1], col[c2], col[c3]
