@@ -43,7 +43,7 @@ _HOME = {
     "archetypes": "Archetypes archetypal_analysis",
     "io": "load read save",
     "selection": "Advice Scan advise rank_scan",
-    "ratings": "read_ratings split",
+    "ratings": "EASE GFCF Bias Popularity PureSVD Recommender read_ratings split",
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -185,6 +185,12 @@ from .prox import TruncatedSquare as TruncatedSquare
 from .prox import Unconstrained as Unconstrained
 from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
+from .ratings import EASE as EASE
+from .ratings import GFCF as GFCF
+from .ratings import Bias as Bias
+from .ratings import Popularity as Popularity
+from .ratings import PureSVD as PureSVD
+from .ratings import Recommender as Recommender
 from .ratings import read_ratings as read_ratings
 from .ratings import split as split
 from .selection import Advice as Advice
