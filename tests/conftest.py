@@ -10,6 +10,6 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _kernels():
-    for name in ("hals", "kl", "apg"):
+    for name in ("als", "apg", "hals", "kl"):
         for dtype in (torch.float32, torch.float64):
             wait_for_kernels(f"solvers._{name}_numba", dtype)

@@ -3,13 +3,15 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import random_array
 
-from proxfactor import Box, as_prox
+from proxfactor import Box, Columns, L2Squared, Observed, Problem, Sparse, as_prox
 from proxfactor.compiled import wait_for_kernels
 from proxfactor.problem import Quadratic
-from proxfactor.solvers import HALS
+from proxfactor.solvers import HALS, Alternating
 from proxfactor.solvers.hals import elastic_passes
 
 INF = float("inf")
@@ -29,9 +31,34 @@ def case(m, n, k, dtype, seed=0):
 def test_the_kernel_is_its_torch_twin(dtype, shape, prox, inner):
     A, C, G = case(*shape, dtype)
     elastic = as_prox(prox).elastic
-    ours, twin = wait_for_kernels("solvers._hals_numba", dtype)(A, C, G, elastic, inner), elastic_passes(A, C, G, elastic, inner)
+    ours = wait_for_kernels("solvers._hals_numba", dtype).passes(A, C, G, elastic, inner)
+    twin = elastic_passes(A, C, G, elastic, inner)
     size = twin.abs().max().item() + 1
     torch.testing.assert_close(ours, twin, rtol=0, atol=size * (1e-3 if dtype == torch.float32 else 1e-10))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("prox", ["nonneg", "free", "nonneg + l1(0.5)", "box(-0.2, 0.7)"])
+@pytest.mark.parametrize("kind", ["holes", "weights", "clicks"])
+def test_passes_over_stored_cells_are_those_with_a_gram_matrix_for_each_row(dtype, prox, kind):
+    m, n, k = 40, 30, 6
+    rng = np.random.default_rng(0)
+    X = random_array((m, n), density=0.3, rng=rng, format="lil")
+    X[5] = 0  # nobody knows anything of this row
+    X = X.tocsr()
+    weight = None if kind == "holes" else X * 0.0
+    if weight is not None:
+        weight.data = rng.uniform(0.0, 3.0, len(weight.data))
+    cells = (Sparse(X, weight, background=0.2) if kind == "clicks" else Observed(X, weight)).to(dtype=dtype)
+    ridge = L2Squared(torch.linspace(0.1, 2.0, m)[:, None])
+    draw = torch.Generator().manual_seed(1)
+    A, B = (torch.rand(size, k, generator=draw, dtype=dtype) - 0.3 for size in (m, n))
+    for term in (as_prox(prox) + ridge, Columns({0: ridge}, rest=as_prox(prox) + ridge)):
+        problem = Problem(cells, "frobenius", term)
+        near = wait_for_kernels("solvers._hals_numba", dtype).near(problem, A, B, 3)
+        rows = Alternating.half(HALS(inner=3), problem, A, B, {})
+        torch.testing.assert_close(near, rows, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-11)
+        torch.testing.assert_close(HALS(inner=3).half(problem, A, B, {}), near, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -55,7 +82,7 @@ def test_kernel_twin_and_the_general_passes_agree_where_there_is_no_curvature(pr
     which = slice(1, 2) if dead == "one component" else slice(None)
     G[which], G[:, which], C[:, which] = 0, 0, 0
     op = as_prox(prox)
-    kernel = wait_for_kernels("solvers._hals_numba", torch.float64)(A, C, G, op.elastic, 3)
+    kernel = wait_for_kernels("solvers._hals_numba", torch.float64).passes(A, C, G, op.elastic, 3)
     torch.testing.assert_close(kernel, elastic_passes(A, C, G, op.elastic, 3), rtol=1e-12, atol=1e-12)
     bent = HALS(inner=3).rows(op, Quadratic(G.expand(10, 3, 3).contiguous(), C), A, {})  # a Gram matrix of its own for each row
     torch.testing.assert_close(kernel, bent, rtol=1e-9, atol=1e-9)
@@ -63,7 +90,7 @@ def test_kernel_twin_and_the_general_passes_agree_where_there_is_no_curvature(pr
 
 def test_the_number_of_threads_changes_no_bit():
     A, C, G = case(5000, 50, 16, torch.float64)
-    passes, before = wait_for_kernels("solvers._hals_numba", torch.float64), torch.get_num_threads()
+    passes, before = wait_for_kernels("solvers._hals_numba", torch.float64).passes, torch.get_num_threads()
     made = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -75,7 +102,7 @@ def test_the_number_of_threads_changes_no_bit():
 
 def test_numbers_too_small_for_the_dtype_become_zero():
     A, C, G = torch.rand(4, 1), torch.full((4, 1), 1e-39), torch.ones(1, 1)
-    for passes in (wait_for_kernels("solvers._hals_numba", torch.float32), elastic_passes):
+    for passes in (wait_for_kernels("solvers._hals_numba", torch.float32).passes, elastic_passes):
         assert not passes(A, C, G, (0.0, INF, 0.0, 0.0), 1).any()
 
 

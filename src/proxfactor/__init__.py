@@ -37,13 +37,13 @@ _HOME = {
     "problem": "Problem Quadratic Tie",
     "streamed": "Streamed",
     "ties": "ARD GraphLaplacian MinVolume Orthogonal Symmetric",
-    "solvers": "ADMM APG HALS MU PALM Alternating Extrapolated KLNewton LossADMM Solver State",
+    "solvers": "ADMM ALS APG HALS MU PALM Alternating Extrapolated KLNewton LossADMM Solver State",
     "fit": "Result factorize",
     "online": "Online",
     "archetypes": "Archetypes archetypal_analysis",
     "io": "load read save",
     "selection": "Advice Scan advise rank_scan",
-    "ratings": "EASE GFCF Bias Popularity PureSVD Recommender read_ratings split",
+    "ratings": "EASE GFCF Bias ExplicitMF ImplicitMF Popularity PureSVD Recommender evaluate read_ratings split tune",
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

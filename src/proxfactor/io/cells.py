@@ -68,7 +68,7 @@ def _sparse(X: coo_array, rows: Names, cols: Names, missing: str, duplicates: st
         i, j, v = i[data], j[data], v[data]
         if not len(v):
             raise ValueError(_NO_DATA)
-    i, j, v = _merged(i, j, v, duplicates, place)
+    i, j, v = _merged(i, j, v, X.shape, duplicates, place)
     matrix = scipy.sparse.csr_array((v, (i, j)), shape=X.shape)
     return Table(Observed(matrix) if holes else Sparse(matrix), rows, cols)
 
@@ -95,11 +95,31 @@ def _place(rows: Names, cols: Names, i: int, j: int, first: int = 0) -> str:
     return f"row {first + i if rows is None else repr(rows.item(i))}, column {j if cols is None else repr(cols.item(j))}"
 
 
+def order_of_cells(i: np.ndarray, j: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
+    """The stable order of cells by row, then column; None where they are in it."""
+    step = np.diff(i)
+    if ((step > 0) | ((step == 0) & (np.diff(j) >= 0))).all():
+        return None
+    order = counted(j, shape[1])
+    return order[counted(i[order], shape[0])]
+
+
+def counted(codes: np.ndarray, kinds: int) -> np.ndarray:
+    """The stable order of codes from 0 to kinds - 1, by counting: scipy's way to turn a matrix with a cell in each row."""
+    from scipy.sparse import csr_array
+
+    kind = np.int32 if max(len(codes), kinds) < 2**31 else np.int64
+    rows = np.arange(len(codes) + 1, dtype=kind)
+    cells = csr_array((np.ones(len(codes), dtype=np.int8), codes.astype(kind, copy=False), rows), shape=(len(codes), kinds))
+    return cells.tocsc().indices.astype(np.int64)
+
+
 def _merged(
-    i: np.ndarray, j: np.ndarray, v: np.ndarray, how: str, place: Callable[[int], str]
+    i: np.ndarray, j: np.ndarray, v: np.ndarray, shape: tuple[int, int], how: str, place: Callable[[int], str]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One cell for each pair, in the order of rows and columns."""
-    order = np.lexsort((j, i))
+    order = order_of_cells(i, j, shape)
+    order = np.arange(len(v)) if order is None else order
     i, j, v = i[order], j[order], v[order]
     first = np.ones(len(order), dtype=bool)
     first[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])

@@ -277,21 +277,19 @@ def coded_ids(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
     import pyarrow.compute as pc
 
     def refuse(bad: np.ndarray, what: str) -> None:
-        if bad.any():
-            row = int(bad[codes].argmax())
+        if (bad & used).any():
+            row = int((bad & used)[codes].argmax())
             raise ValueError(f"column {name!r} " + what.format(id=different[codes[row]], row=f"row {row} (from 0)"))
 
     column = pa.chunked_array([column]) if isinstance(column, pa.Array) else column
-    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode(null_encoding="encode")
-    coded = column.unify_dictionaries().combine_chunks()
+    given = pa.types.is_dictionary(column.type)
+    coded = (column if given else column.dictionary_encode(null_encoding="encode")).unify_dictionaries().combine_chunks()
     coded = coded.chunk(0) if isinstance(coded, pa.ChunkedArray) else coded
     if coded.indices.null_count:
         row = pc.index(pc.is_null(coded.indices), True).as_py()
         raise ValueError(f"column {name!r} {_NO_ID.format(row=f'row {row} (from 0)')}")
-    codes = coded.indices.to_numpy()
-    used = np.bincount(codes, minlength=len(coded.dictionary)) > 0
-    values = coded.dictionary.filter(pa.array(used))
-    codes = (np.cumsum(used, dtype=np.int32) - 1)[codes]
+    values, codes = coded.dictionary, coded.indices.to_numpy()
+    used = np.bincount(codes, minlength=len(values)) > 0 if given else np.ones(len(values), dtype=bool)
     if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
         different = values.to_numpy(zero_copy_only=False)
         refuse(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False), _NO_ID)
@@ -299,14 +297,16 @@ def coded_ids(column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
             refuse((different != np.rint(different)) | (np.abs(different) > 2**53), _NO_NUMBER)
         elif different.dtype.kind == "u":
             refuse(different > np.uint64(2**63 - 1), "holds the id {id} in {row}, which int64 cannot hold; make such ids text")
-        ids, rank = np.unique(different.astype(np.int64), return_inverse=True)
+        ids, rank = np.unique(different[used].astype(np.int64), return_inverse=True)
     else:
         values = values.cast(pa.large_string())
         different = values.to_numpy(zero_copy_only=False)
         refuse((different == None) | (different == ""), _NO_ID)  # noqa: E711
-        order = pc.array_sort_indices(values).to_numpy()
-        ids, rank = different[order], np.argsort(order)
-    return ids, rank.astype(np.int32)[codes]
+        order = pc.array_sort_indices(values.filter(pa.array(used))).to_numpy()
+        ids, rank = different[used][order], np.argsort(order)
+    places = np.zeros(len(used), dtype=np.int32)
+    places[used] = rank
+    return ids, places[codes]
 
 
 # out

@@ -70,6 +70,16 @@ class Prox(Spelled, ABC):
             setattr(cls, name, _looked_at(vars(cls)[name]))
 
     @property
+    def net(self) -> tuple[float, float, float, Step] | None:
+        """``elastic``, but that l2 may be a tensor that broadcasts to x."""
+        return self.elastic
+
+    @property
+    def ridge(self) -> Step | None:
+        """λ where g = λ/2 x² and nothing else, a number or a tensor that broadcasts to x; None for any other term."""
+        return self.net[3] if self.net and self.net[:3] == (-math.inf, math.inf, 0.0) else None
+
+    @property
     def dims(self) -> tuple[int, ...] | None:
         return ()
 

@@ -136,6 +136,11 @@ class Transposed(Around):
     def terms(self) -> tuple[Prox, ...]:
         return tuple(t.T for t in self.inner.terms)
 
+    @property
+    def net(self) -> tuple[float, float, float, Step] | None:
+        net = self.inner.net
+        return (*net[:3], _turned_over(net[3])) if net and isinstance(net[3], Tensor) and net[3].ndim else net
+
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         if x.ndim != 2:
             raise ValueError(f"{self!r} takes a matrix, given x of shape {tuple(x.shape)}")

@@ -328,6 +328,10 @@ class L2Squared(Prox):
     def elastic(self) -> tuple[float, float, float, float] | None:  # type: ignore[override]
         return None if self._held or self.center else (-math.inf, math.inf, 0.0, float(self.lam))
 
+    @property
+    def net(self) -> tuple[float, float, float, Step] | None:
+        return (-math.inf, math.inf, 0.0, self.lam) if self.streams and not self.foreign else None
+
     def _prox(self, x: Tensor, step: Step) -> Tensor:
         t = times(step, weight(x, self.lam))
         if self.streams:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..io.cells import counted
 from ..io.formats import one_of
-from .tables import ROLES, Ratings, Wide, cells_of, counted, read_ratings, source_of
+from .tables import ROLES, Ratings, Wide, cells_of, read_ratings, source_of
 
 HOW = ("random", "per-user", "last", "time", "users")
 

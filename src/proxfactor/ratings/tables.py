@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.cells import order_of_cells
 from ..io.files import shown
 from ..io.formats import check_file, format_of, one_of
 from ..io.tables import Csv, Parquet, check_names, coded_ids, from_columns, kind_of
@@ -707,7 +708,7 @@ def _union(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _settled(r: Ratings, duplicates: str) -> Ratings:
     """Cells sorted by user, then item, rows in their order, each pair once."""
-    order = _by_pair(r.user, r.item, r.shape)
+    order = order_of_cells(r.user, r.item, r.shape)
     if order is not None:
         r = replace(r, **{k: v[order] for k in (*_PER_CELL, "order") if (v := getattr(r, k)) is not None})
     again = (r.user[1:] == r.user[:-1]) & (r.item[1:] == r.item[:-1])
@@ -757,22 +758,3 @@ def _merged(r: Ratings, starts: np.ndarray, how: str) -> Ratings:
     return replace(
         r, user=r.user[kept], item=r.item[kept], value=value, time=time, weight=weight, order=r.order[kept]
     )
-
-
-def _by_pair(user: np.ndarray, item: np.ndarray, shape: tuple[int, int]) -> np.ndarray | None:
-    """The stable order by user, then item; None where they are in it."""
-    step = np.diff(user)
-    if ((step > 0) | ((step == 0) & (np.diff(item) >= 0))).all():
-        return None
-    order = counted(item, shape[1])
-    return order[counted(user[order], shape[0])]
-
-
-def counted(codes: np.ndarray, kinds: int) -> np.ndarray:
-    """The stable order of codes, by counting: what scipy does to a matrix with one cell a row when it turns it by columns."""
-    from scipy.sparse import csr_array
-
-    kind = np.int32 if max(len(codes), kinds) < 2**31 else np.int64
-    rows = np.arange(len(codes) + 1, dtype=kind)
-    cells = csr_array((np.ones(len(codes), dtype=np.int8), codes.astype(kind, copy=False), rows), shape=(len(codes), kinds))
-    return cells.tocsc().indices

@@ -6,6 +6,7 @@ from ..losses import KL
 from ..problem import Problem
 from ..streamed import Streamed
 from .admm import ADMM
+from .als import ALS
 from .apg import APG
 from .base import Alternating, Memory, Passes, Solver, State
 from .extrapolated import Extrapolated
@@ -17,7 +18,7 @@ from .residual import LossADMM
 
 # fmt: off
 __all__ = [
-    "ADMM", "APG", "HALS", "MU", "PALM", "Alternating", "Extrapolated", "KLNewton", "LossADMM", "Memory", "Passes", "Solver",
+    "ADMM", "ALS", "APG", "HALS", "MU", "PALM", "Alternating", "Extrapolated", "KLNewton", "LossADMM", "Memory", "Passes", "Solver",
     "State", "as_solver", "auto",
 ]
 # fmt: on

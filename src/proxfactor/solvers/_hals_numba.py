@@ -1,24 +1,35 @@
-"""Passes of HALS over rows that share a Gram matrix, in the cache: the torch form in ``hals`` is the twin and the oracle."""
+"""Passes of HALS over rows in the cache, by Gram matrices or by stored cells: the torch form in ``hals`` is the oracle of both."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..problem import Problem
 from ..prox._numba import in_threads, kernel
 
 _LANES = 64  # rows side by side: the innermost loop is over them, and needs no sum across
 
 
-def load(dtype: torch.dtype) -> Callable:
-    """``passes`` for a dtype, compiled."""
+class Kernels(NamedTuple):
+    passes: Callable
+    """HALS on Gram matrices, one for all rows or one for each."""
+    near: Callable
+    """HALS on the stored cells of each row."""
+
+
+def load(dtype: torch.dtype) -> Kernels:
+    """The kernels for a dtype, compiled."""
     x = {torch.float32: "float32", torch.float64: "float64"}[dtype]
     fast, rest = {"reassoc", "contract", "arcp", "nsz"}, f"{x}[::1], int64, int64, int64)"
     shared = kernel(f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,::1], {rest}", fastmath=fast)(_passes)
     own = kernel(f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,:,::1], {rest}", fastmath=fast)(_row_passes)
+    ends = f"int32[::1], int32[::1], {x}[::1], {x}[::1], {x}[:,::1]"
+    cells = kernel(f"void({x}[:,::1], {x}[:,::1], {x}[:,::1], {ends}, {x}[:,::1], {x}[:,::1], {rest}", fastmath=fast)(_cell_passes)
     tiny, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
 
     def passes(A: Tensor, C: Tensor, G: Tensor, elastic: tuple[float, float, float, float], inner: int) -> Tensor:
@@ -31,7 +42,22 @@ def load(dtype: torch.dtype) -> Callable:
         in_threads(lambda first, last: compiled(new.numpy(), *given, first, last), -(-A.shape[0] // lanes), work)
         return new.mT
 
-    return passes
+    def near(p: Problem, A: Tensor, B: Tensor, inner: int) -> Tensor:
+        """The same passes with the Gram matrix of each row left unmade: the row's own predictions follow each entry's step."""
+        p.read()
+        X, k = p.X, A.shape[1]
+        nets = [p.prox_W.take(slice(j, j + 1), 1).net for j in range(k)]
+        bounds = torch.tensor([net[:3] for net in nets], dtype=torch.float64).clamp(-most, most).to(dtype).mT.contiguous()
+        l2 = torch.cat(torch.broadcast_tensors(*(torch.as_tensor(net[3]).to(A).reshape(-1, 1) for net in nets)), 1)
+        x, e = p._data.entries(), p._excess
+        e = torch.zeros_like(x) if e is None else e
+        G, new = X.background * (B.mT @ B), torch.empty(A.shape, dtype=dtype)
+        tensors = new, A, B, X.crow, X.col, x, e, G, bounds, l2, torch.tensor([tiny], dtype=dtype)
+        given = [t.contiguous().numpy() for t in tensors]
+        in_threads(lambda first, last: cells(*given, inner, first, last), len(A), len(x) * k * inner)
+        return new.mT.contiguous().mT
+
+    return Kernels(passes, near)
 
 
 def _passes(new, A, C, G, numbers, inner, first, last):
@@ -116,3 +142,59 @@ def _row_passes(new, A, C, G, numbers, inner, first, last):
                     a[q] = min(max(a[q] if l1 + l2 == zero else zero, lo), hi)
         for q in range(k):
             new[q, i] = a[q]
+
+
+def _cell_passes(new, A, B, crow, col, t, e, G, bounds, l2, numbers, inner, first, last):
+    k = A.shape[1]
+    tiny = numbers[0]
+    zero = tiny - tiny
+    longest = 1
+    for i in range(first, last):
+        longest = max(longest, crow[i + 1] - crow[i])
+    y = np.empty((k, longest), A.dtype)  # the features of the row's cells, one after the other
+    left, share = np.empty(longest, A.dtype), np.empty(longest, A.dtype)
+    a, bend = np.empty(k, A.dtype), np.empty(k, A.dtype)
+    for i in range(first, last):
+        begin = crow[i]
+        n = crow[i + 1] - begin
+        own = i if len(l2) > 1 else 0
+        empty = True
+        for c in range(n):
+            j = col[begin + c]
+            share[c] = e[begin + c]
+            left[c] = t[begin + c]
+            for q in range(k):
+                y[q, c] = B[j, q]
+        for q in range(k):
+            d, s = G[q, q], zero
+            for c in range(n):
+                d += share[c] * y[q, c] * y[q, c]
+                s += left[c] * y[q, c]
+            bend[q] = d
+            empty = empty and d <= zero and s == zero
+        for q in range(k):
+            v = zero if empty else A[i, q]
+            a[q] = v
+            for c in range(n):
+                left[c] -= share[c] * v * y[q, c]
+        for _ in range(inner):
+            for q in range(k):
+                lo, hi, l1, d = bounds[0, q], bounds[1, q], bounds[2, q], bend[q]
+                if d > zero:
+                    v = d * a[q]
+                    for c in range(n):
+                        v += left[c] * y[q, c]
+                    for p in range(k):
+                        v -= G[q, p] * a[p]
+                    v = (max(v - l1, zero) + min(v + l1, zero)) / (d + l2[own, q])
+                    v = min(max(v, lo), hi)
+                    v = v if abs(v) >= tiny else min(max(zero, lo), hi)
+                else:
+                    v = min(max(a[q] if l1 + l2[own, q] == zero else zero, lo), hi)
+                step = v - a[q]
+                a[q] = v
+                if step != zero:
+                    for c in range(n):
+                        left[c] -= step * share[c] * y[q, c]
+        for q in range(k):
+            new[i, q] = a[q]

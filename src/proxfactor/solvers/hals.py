@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..compiled import kernels
+from ..matrix import Stored
 from ..problem import Problem, Quadratic
 from ..prox import Prox, group_metric
 from .base import Memory, Passes, divide, forget_empty, step_of
@@ -36,8 +38,19 @@ class HALS(Passes):
 
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         if self.inner is not None:
-            return super().half(p, A, B, memory)
+            near = self._near(p, A)
+            return super().half(p, A, B, memory) if near is None else near(p, A, B, self.inner)
         return self.sized(*p.extent, A.shape[1]).half(p, A, B, memory)
+
+    def _near(self, p: Problem, A: Tensor) -> Callable | None:
+        """The compiled passes over the stored cells of each row, which make no Gram matrix, where they fit the problem."""
+        stored = isinstance(p.X, Stored) and p.X.col.dtype == torch.int32 and p.X.device.type == "cpu"
+        if p.shared or not stored or not p.loss.quadratic or p.ties or p.cols.size > 1 or p.prox_W.couples(1):
+            return None
+        if any(p.prox_W.take(slice(j, j + 1), 1).net is None for j in range(A.shape[1])):
+            return None
+        compiled = kernels("solvers._hals_numba", A.dtype, p.X.entries().numel() * A.shape[1] ** 2)
+        return compiled and compiled.near
 
     def brief(self) -> HALS:
         return self if self.inner else HALS(inner=3)
@@ -52,9 +65,9 @@ class HALS(Passes):
         inner = self.inner or 3
         if prox.elastic is not None:
             work = A.numel() * A.shape[1] * inner
-            passes = kernels("solvers._hals_numba", A.dtype, work) if A.device.type == "cpu" else None
-            if passes or q.G.ndim == 2:
-                return (passes or elastic_passes)(A, q.C, q.G, prox.elastic, inner)
+            compiled = kernels("solvers._hals_numba", A.dtype, work) if A.device.type == "cpu" else None
+            if compiled or q.G.ndim == 2:
+                return (compiled.passes if compiled else elastic_passes)(A, q.C, q.G, prox.elastic, inner)
         parts = [prox.take(slice(j, j + 1), 1) for j in range(A.shape[1])]
         D = group_metric(prox, q.diag, tuple(A.shape), "amax")
         steps = step_of(D, prox).split(1, dim=1)
