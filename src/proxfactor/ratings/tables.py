@@ -530,8 +530,9 @@ def arrow_of(column: Any, name: Any) -> Any:
     import pyarrow as pa
 
     try:
-        if isinstance(column, pa.Array | pa.ChunkedArray):
-            return column
+        native = column.to_native() if hasattr(column, "to_native") else column  # narwhals would copy arrow's own
+        if isinstance(native, pa.Array | pa.ChunkedArray):
+            return native
         if hasattr(column, "to_arrow"):
             return column.to_arrow()
         if type(column).__module__.partition(".")[0] == "pandas":
