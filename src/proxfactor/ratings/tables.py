@@ -17,6 +17,7 @@ from ..io.cells import order_of_cells
 from ..io.files import shown
 from ..io.formats import check_file, format_of, one_of
 from ..io.tables import Csv, Parquet, check_names, coded_ids, from_columns, kind_of
+from ..serve import codes_of as codes_of
 
 ROLES = ("user", "item", "rating", "time", "weight")
 NUMBERS = ("integer", "number")
@@ -194,80 +195,6 @@ def read_ratings(
         _no_names(named, "Ratings, which are read already")
         return data
     return cells_of(source_of(data, missing), named, duplicates)
-
-
-def codes_of(ids: Any, known: np.ndarray, what: str, unknown: str = "error") -> np.ndarray:
-    """(ids,) int64: the position of each id in ``known`` (sorted, each once), -1 for one that is not there.
-
-    ``ids`` is one id or a list, array or column of any library. Text that writes a whole number finds that number, and a
-    number its text. ``what`` is what an id is called in messages. Raises ValueError for ids that are not there, with close
-    ones, unless ``unknown="fallback"``.
-
-    >>> codes_of(["bo", "al"], np.array(["al", "bo"], dtype=object), "user")
-    array([1, 0])
-    """
-    one_of("unknown", unknown, "error", "fallback")
-    asked = _as_ids(ids, what)
-    wanted = _like(asked, known)
-    if not len(known):
-        codes = np.full(len(wanted), -1)
-    elif known.dtype == object and len(wanted) > len(known) // 16:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        found = pc.index_in(pa.array(wanted, pa.large_string()), pa.array(known, pa.large_string()))
-        codes = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    else:
-        codes = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        codes[known[codes] != wanted] = -1
-    if unknown == "error" and (codes < 0).any():
-        raise ValueError(_unknown(asked, codes, known, what))
-    return codes
-
-
-def _as_ids(ids: Any, what: str) -> np.ndarray:
-    """int64, or objects of str."""
-    import pyarrow as pa
-
-    ids = [ids] if isinstance(ids, str | bytes | int | float | np.generic) else ids
-    try:
-        column = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else arrow_of(ids, f"{what}s")
-        different, codes = coded_ids(column, f"{what}s") if len(column) else (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=int))
-    except ValueError as error:
-        raise ValueError(f"the {what}s asked for: {error}") from None
-    return different[codes]
-
-
-def _like(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The ids in the type of the known ones; a text that writes no number becomes one that is not known."""
-    if (ids.dtype == object) == (known.dtype == object):
-        return ids
-    if known.dtype == object:
-        return np.array([str(i) for i in ids], dtype=object)
-    absent = known.max(initial=0) + 1 if known.max(initial=0) < 2**63 - 1 else known.min() - 1
-    return np.array([int(i) if _writes_number(i) else absent for i in ids], dtype=np.int64)
-
-
-def _writes_number(text: str) -> bool:
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 19 and text == str(int(text))
-
-
-def _unknown(asked: np.ndarray, codes: np.ndarray, known: np.ndarray, what: str) -> str:
-    lacking = asked[codes < 0]
-    first, others = lacking[0], len(set(lacking.tolist())) - 1
-    at = int(np.searchsorted(known, first)) if type(first) is type(known[:1].tolist()[0] if len(known) else None) else 0
-    near = known[max(0, at - 5000) : at + 5000].tolist()  # of millions the neighbours in the alphabet will do
-    close = difflib.get_close_matches(str(first), map(str, near), n=3, cutoff=0.6) if known.dtype == object else []
-    if close:
-        way = f"did you mean {' or '.join(map(repr, close))}?"
-    elif len(known):
-        way = f"there are {len(known)}, from {known[0]!r} to {known[-1]!r}" if known.dtype == object else ""
-        way = way or f"there are {len(known)}, from {known[0]} to {known[-1]}"
-    else:
-        way = "there are none"
-    more = f" (and {others} more)" if others else ""
-    return f"unknown {what} {first.item() if hasattr(first, 'item') else first!r}{more}; {way}"
 
 
 # ── sources ───────────────────────────────────────────────────────────────────────────────────────────────────────────
