@@ -52,7 +52,7 @@ class Ratings:
     """(cells,) float64 >= 0."""
     columns: dict[str, str] = field(default_factory=lambda: {"user": "user", "item": "item", "rating": "rating"})
     """What the columns that there are were called, by "user", "item", "rating", "time", "weight"; answers use the same names."""
-    form: str = "pyarrow"
+    form: Any = "pyarrow"
     """The caller's data frame library by name, as narwhals takes it for a backend; "pyarrow" for files and arrays."""
     order: np.ndarray = None  # type: ignore[assignment]
     """(cells,) integers: the row of the caller's table that each cell came from, the first one where several were merged."""
@@ -170,8 +170,9 @@ def read_ratings(
     and users and items come first; without one every row counts 1. ``time`` is numbers or dates, ``weight`` >= 0; both are
     only taken when given. Ids are text or whole numbers, and stay what they are.
 
-    ``data`` may also be a tuple of arrays (users, items) or (users, items, ratings), a scipy matrix, whose stored cells are
-    the ratings, also stored zeros, and whose ids count from 0, or a Ratings, which is given back.
+    ``data`` may also be a tuple of arrays (users, items) or (users, items, ratings), a dict of columns, a scipy matrix, whose
+    stored cells are the ratings, also stored zeros, and whose ids count from 0, or a Ratings, which is given back. A csv file
+    whose first line is numbers only has no header; its ids are whole numbers where all of them are written so, else text.
 
     ``missing`` says that the table is wide: a row for each user, a column for each item. "nan": NaN and null are no
     ratings; "zeros": zeros are none either. A wide frame's users are the pandas index or a first column of text.
@@ -336,7 +337,7 @@ class File(Frame):
         text = [n for n in names if n in ids or self.kind(n) not in NUMBERS]
         number = [n for n in names if n not in text]
         batches = self.source.batches([self.real[n] for n in text], [self.real[n] for n in number], 2**20)
-        table = pa.Table.from_batches(list(batches)) if names else None
+        table = pa.Table.from_batches(list(batches))
         found = {n: table.column(self.real[n]) for n in names}
         if isinstance(self.source, Csv):
             whole = [n for n in ids if self.kind(n) == "integer"]
@@ -404,16 +405,15 @@ class Wide:
         data = ~np.isnan(values)
         if self.missing == "zeros":
             data &= values != 0
-        user, item = (a.astype(np.int32) for a in np.nonzero(data))
-        ids, codes = [], []
-        for given, n, cell in ((self.users, values.shape[0], user), (self.items, values.shape[1], item)):
-            different, code = (np.arange(n), np.arange(n)) if given is None else coded_ids(arrow_of(given, "names"), "names")
-            if len(different) < n:
-                raise ValueError("the wide table has two rows or columns of one name; rename one")
-            ids.append(different)
-            codes.append(code.astype(np.int32)[cell])
+        user, item = np.nonzero(data)
+        (users, row), (items, col) = (
+            coded_ids(arrow_of(np.arange(n) if given is None else given, what), what)
+            for given, n, what in ((self.users, values.shape[0], "users"), (self.items, values.shape[1], "items"))
+        )
+        if (len(users), len(items)) != values.shape:
+            raise ValueError("the wide table has two rows or columns of one name; rename one")
         value = _numbers(pa.array(values[data]), "rating", "rating")
-        return _settled(Ratings(*codes, value, *ids, form=self.form), duplicates)
+        return _settled(Ratings(row[user], col[item], value, users, items, form=self.form), duplicates)
 
 
 def _wide_frame(frame: Any, missing: str) -> Wide:
@@ -482,7 +482,7 @@ def _roles(source: Frame, named: dict[str, Any]) -> dict[str, Any]:
     free = [n for n in names if n not in found.values()]
     for role in ("user", "item"):
         if role not in found:
-            name = role if role in free else free[0] if free else None
+            name = role if role in free else next((n for n in free if n not in ROLES), None)
             if name is None:
                 raise ValueError(f"the table has {_listed(names)}; a user and an item column are needed, a rating if there is one")
             found[role] = name
@@ -558,7 +558,6 @@ def _numbers(column: Any, name: Any, role: str) -> np.ndarray:
     if kind_of(column.type) not in NUMBERS:
         raise ValueError(f"column {name!r} holds {_what(column)}, not numbers; a {role} is a number")
     values = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    values = values if isinstance(values, np.ndarray) else np.asarray(values)
     bad = ~np.isfinite(values) if role != "weight" else ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         row = int(bad.argmax())
@@ -574,8 +573,9 @@ def _more(count: int) -> str:
 def _what(column: Any) -> str:
     if kind_of(column.type) != "text":
         return str(column.type)
-    texts = (v.as_py() for v in column)
-    return f"text, such as {next((t for t in texts if not _is_number(t)), column[0].as_py())[:40]!r}"
+    texts = (t for v in column if (t := v.as_py()) is not None)
+    first = next(texts)
+    return f"text, such as {(first if not _is_number(first) else next((t for t in texts if not _is_number(t)), first))[:40]!r}"
 
 
 def _is_number(text: str) -> bool:
@@ -663,15 +663,14 @@ def _shown(id: Any) -> str:
 
 
 def _merged(r: Ratings, starts: np.ndarray, how: str) -> Ratings:
-    counts = np.diff(np.append(starts, len(r)))
-    kept = starts
+    counts, order = np.diff(np.append(starts, len(r))), r.order[starts]
     if how == "last":
         cells = starts + counts - 1
         if r.time is not None:
             latest = np.lexsort((r.time, np.repeat(np.arange(len(starts)), counts)))  # stable: rows break ties
             cells = latest[cells]
         some = {k: v[cells] for k in _PER_CELL if (v := getattr(r, k)) is not None}
-        return replace(r, **some, order=r.order[kept])
+        return replace(r, **some, order=order)
     w = r.weight
     value = np.add.reduceat(r.value, starts)
     weight = None if w is None else np.add.reduceat(w, starts)
@@ -683,6 +682,4 @@ def _merged(r: Ratings, starts: np.ndarray, how: str) -> Ratings:
     elif weight is not None:
         weight = weight / counts
     time = None if r.time is None else np.maximum.reduceat(r.time, starts)
-    return replace(
-        r, user=r.user[kept], item=r.item[kept], value=value, time=time, weight=weight, order=r.order[kept]
-    )
+    return replace(r, user=r.user[starts], item=r.item[starts], value=value, time=time, weight=weight, order=order)
