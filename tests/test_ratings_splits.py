@@ -266,6 +266,12 @@ def test_pairs_that_occur_twice_are_merged_before_they_are_split():
     assert Counter(rows(train) + rows(test)) == Counter(rows(read_ratings(table())))
 
 
+def test_no_ratings_cannot_be_split():
+    r = read_ratings(table())
+    with pytest.raises(ValueError, match="there are no ratings to split"):
+        split(r.take(np.zeros(len(r), dtype=bool)))
+
+
 def test_names_of_columns_are_for_tables():
     with pytest.raises(ValueError, match="time= names a column of a table, and Ratings, which are read already came"):
         split(read_ratings(table()), time="t")

@@ -6,7 +6,7 @@ drawn over the rows as they stand in the table, so that what an id looks like de
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -56,11 +56,13 @@ def split(
     """
     named = {k: v for k, v in zip(ROLES, (user, item, rating, time), strict=False) if v is not None}
     if isinstance(data, Ratings):
-        ratings, part = read_ratings(data, **named), data.take
+        source: Any = None
+        ratings = read_ratings(data, **named)
     else:
-        source: Any = source_of(data, missing)
+        source = source_of(data, missing)
         ratings = cells_of(source, named, "error")
-        part = ratings.take if isinstance(source, Wide) else lambda mask: source.part(np.sort(ratings.order[mask]))
+    if not len(ratings):
+        raise ValueError("there are no ratings to split")
     how = ("random" if ratings.time is None else "time") if how is None else how
     one_of("how", how, *HOW)
     size = (1 if how == "last" else 0.1) if size is None else size
@@ -69,12 +71,14 @@ def split(
     if how in ("last", "time") and ratings.time is None:
         raise ValueError(f"how={how!r} needs to know when: name the column, as in time='timestamp'")
     masks = _by_users(ratings, size, hidden, seed) if how == "users" else _by_cells(ratings, how, size, seed)
-    return tuple(part(mask) for mask in masks)
+    if source is None or isinstance(source, Wide):
+        return tuple(ratings.take(mask) for mask in masks)
+    return tuple(source.part(np.sort(ratings.order[mask])) for mask in masks)
 
 
 def _check_size(name: str, size: Any) -> None:
     whole = isinstance(size, Integral) and not isinstance(size, bool)
-    if not (size >= 1 if whole else isinstance(size, Real) and 0 < size < 1):
+    if not (size >= 1 if whole else isinstance(size, float | np.floating) and 0 < size < 1):
         raise ValueError(f"{name} is {size!r}; it must be a share between 0 and 1, such as 0.1, or a whole number from 1 on")
 
 

@@ -17,6 +17,7 @@ from ..io.cells import order_of_cells
 from ..io.files import shown
 from ..io.formats import check_file, format_of, one_of
 from ..io.tables import Csv, Parquet, check_names, coded_ids, from_columns, kind_of
+from ..serve import codes_of as codes_of
 
 ROLES = ("user", "item", "rating", "time", "weight")
 NUMBERS = ("integer", "number")
@@ -51,7 +52,7 @@ class Ratings:
     """(cells,) float64 >= 0."""
     columns: dict[str, str] = field(default_factory=lambda: {"user": "user", "item": "item", "rating": "rating"})
     """What the columns that there are were called, by "user", "item", "rating", "time", "weight"; answers use the same names."""
-    form: str = "pyarrow"
+    form: Any = "pyarrow"
     """The caller's data frame library by name, as narwhals takes it for a backend; "pyarrow" for files and arrays."""
     order: np.ndarray = None  # type: ignore[assignment]
     """(cells,) integers: the row of the caller's table that each cell came from, the first one where several were merged."""
@@ -169,8 +170,9 @@ def read_ratings(
     and users and items come first; without one every row counts 1. ``time`` is numbers or dates, ``weight`` >= 0; both are
     only taken when given. Ids are text or whole numbers, and stay what they are.
 
-    ``data`` may also be a tuple of arrays (users, items) or (users, items, ratings), a scipy matrix, whose stored cells are
-    the ratings, also stored zeros, and whose ids count from 0, or a Ratings, which is given back.
+    ``data`` may also be a tuple of arrays (users, items) or (users, items, ratings), a dict of columns, a scipy matrix, whose
+    stored cells are the ratings, also stored zeros, and whose ids count from 0, or a Ratings, which is given back. A csv file
+    whose first line is numbers only has no header; its ids are whole numbers where all of them are written so, else text.
 
     ``missing`` says that the table is wide: a row for each user, a column for each item. "nan": NaN and null are no
     ratings; "zeros": zeros are none either. A wide frame's users are the pandas index or a first column of text.
@@ -194,80 +196,6 @@ def read_ratings(
         _no_names(named, "Ratings, which are read already")
         return data
     return cells_of(source_of(data, missing), named, duplicates)
-
-
-def codes_of(ids: Any, known: np.ndarray, what: str, unknown: str = "error") -> np.ndarray:
-    """(ids,) int64: the position of each id in ``known`` (sorted, each once), -1 for one that is not there.
-
-    ``ids`` is one id or a list, array or column of any library. Text that writes a whole number finds that number, and a
-    number its text. ``what`` is what an id is called in messages. Raises ValueError for ids that are not there, with close
-    ones, unless ``unknown="fallback"``.
-
-    >>> codes_of(["bo", "al"], np.array(["al", "bo"], dtype=object), "user")
-    array([1, 0])
-    """
-    one_of("unknown", unknown, "error", "fallback")
-    asked = _as_ids(ids, what)
-    wanted = _like(asked, known)
-    if not len(known):
-        codes = np.full(len(wanted), -1)
-    elif known.dtype == object and len(wanted) > len(known) // 16:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
-        found = pc.index_in(pa.array(wanted, pa.large_string()), pa.array(known, pa.large_string()))
-        codes = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    else:
-        codes = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-        codes[known[codes] != wanted] = -1
-    if unknown == "error" and (codes < 0).any():
-        raise ValueError(_unknown(asked, codes, known, what))
-    return codes
-
-
-def _as_ids(ids: Any, what: str) -> np.ndarray:
-    """int64, or objects of str."""
-    import pyarrow as pa
-
-    ids = [ids] if isinstance(ids, str | bytes | int | float | np.generic) else ids
-    try:
-        column = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else arrow_of(ids, f"{what}s")
-        different, codes = coded_ids(column, f"{what}s") if len(column) else (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=int))
-    except ValueError as error:
-        raise ValueError(f"the {what}s asked for: {error}") from None
-    return different[codes]
-
-
-def _like(ids: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """The ids in the type of the known ones; a text that writes no number becomes one that is not known."""
-    if (ids.dtype == object) == (known.dtype == object):
-        return ids
-    if known.dtype == object:
-        return np.array([str(i) for i in ids], dtype=object)
-    absent = known.max(initial=0) + 1 if known.max(initial=0) < 2**63 - 1 else known.min() - 1
-    return np.array([int(i) if _writes_number(i) else absent for i in ids], dtype=np.int64)
-
-
-def _writes_number(text: str) -> bool:
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) < 19 and text == str(int(text))
-
-
-def _unknown(asked: np.ndarray, codes: np.ndarray, known: np.ndarray, what: str) -> str:
-    lacking = asked[codes < 0]
-    first, others = lacking[0], len(set(lacking.tolist())) - 1
-    at = int(np.searchsorted(known, first)) if type(first) is type(known[:1].tolist()[0] if len(known) else None) else 0
-    near = known[max(0, at - 5000) : at + 5000].tolist()  # of millions the neighbours in the alphabet will do
-    close = difflib.get_close_matches(str(first), map(str, near), n=3, cutoff=0.6) if known.dtype == object else []
-    if close:
-        way = f"did you mean {' or '.join(map(repr, close))}?"
-    elif len(known):
-        way = f"there are {len(known)}, from {known[0]!r} to {known[-1]!r}" if known.dtype == object else ""
-        way = way or f"there are {len(known)}, from {known[0]} to {known[-1]}"
-    else:
-        way = "there are none"
-    more = f" (and {others} more)" if others else ""
-    return f"unknown {what} {first.item() if hasattr(first, 'item') else first!r}{more}; {way}"
 
 
 # ── sources ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -409,7 +337,7 @@ class File(Frame):
         text = [n for n in names if n in ids or self.kind(n) not in NUMBERS]
         number = [n for n in names if n not in text]
         batches = self.source.batches([self.real[n] for n in text], [self.real[n] for n in number], 2**20)
-        table = pa.Table.from_batches(list(batches)) if names else None
+        table = pa.Table.from_batches(list(batches))
         found = {n: table.column(self.real[n]) for n in names}
         if isinstance(self.source, Csv):
             whole = [n for n in ids if self.kind(n) == "integer"]
@@ -477,16 +405,15 @@ class Wide:
         data = ~np.isnan(values)
         if self.missing == "zeros":
             data &= values != 0
-        user, item = (a.astype(np.int32) for a in np.nonzero(data))
-        ids, codes = [], []
-        for given, n, cell in ((self.users, values.shape[0], user), (self.items, values.shape[1], item)):
-            different, code = (np.arange(n), np.arange(n)) if given is None else coded_ids(arrow_of(given, "names"), "names")
-            if len(different) < n:
-                raise ValueError("the wide table has two rows or columns of one name; rename one")
-            ids.append(different)
-            codes.append(code.astype(np.int32)[cell])
+        user, item = np.nonzero(data)
+        (users, row), (items, col) = (
+            coded_ids(arrow_of(np.arange(n) if given is None else given, what), what)
+            for given, n, what in ((self.users, values.shape[0], "users"), (self.items, values.shape[1], "items"))
+        )
+        if (len(users), len(items)) != values.shape:
+            raise ValueError("the wide table has two rows or columns of one name; rename one")
         value = _numbers(pa.array(values[data]), "rating", "rating")
-        return _settled(Ratings(*codes, value, *ids, form=self.form), duplicates)
+        return _settled(Ratings(row[user], col[item], value, users, items, form=self.form), duplicates)
 
 
 def _wide_frame(frame: Any, missing: str) -> Wide:
@@ -530,8 +457,9 @@ def arrow_of(column: Any, name: Any) -> Any:
     import pyarrow as pa
 
     try:
-        if isinstance(column, pa.Array | pa.ChunkedArray):
-            return column
+        native = column.to_native() if hasattr(column, "to_native") else column  # narwhals would copy arrow's own
+        if isinstance(native, pa.Array | pa.ChunkedArray):
+            return native
         if hasattr(column, "to_arrow"):
             return column.to_arrow()
         if type(column).__module__.partition(".")[0] == "pandas":
@@ -554,7 +482,7 @@ def _roles(source: Frame, named: dict[str, Any]) -> dict[str, Any]:
     free = [n for n in names if n not in found.values()]
     for role in ("user", "item"):
         if role not in found:
-            name = role if role in free else free[0] if free else None
+            name = role if role in free else next((n for n in free if n not in ROLES), None)
             if name is None:
                 raise ValueError(f"the table has {_listed(names)}; a user and an item column are needed, a rating if there is one")
             found[role] = name
@@ -630,7 +558,6 @@ def _numbers(column: Any, name: Any, role: str) -> np.ndarray:
     if kind_of(column.type) not in NUMBERS:
         raise ValueError(f"column {name!r} holds {_what(column)}, not numbers; a {role} is a number")
     values = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    values = values if isinstance(values, np.ndarray) else np.asarray(values)
     bad = ~np.isfinite(values) if role != "weight" else ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         row = int(bad.argmax())
@@ -646,8 +573,9 @@ def _more(count: int) -> str:
 def _what(column: Any) -> str:
     if kind_of(column.type) != "text":
         return str(column.type)
-    texts = (v.as_py() for v in column)
-    return f"text, such as {next((t for t in texts if not _is_number(t)), column[0].as_py())[:40]!r}"
+    texts = (t for v in column if (t := v.as_py()) is not None)
+    first = next(texts)
+    return f"text, such as {(first if not _is_number(first) else next((t for t in texts if not _is_number(t)), first))[:40]!r}"
 
 
 def _is_number(text: str) -> bool:
@@ -735,15 +663,14 @@ def _shown(id: Any) -> str:
 
 
 def _merged(r: Ratings, starts: np.ndarray, how: str) -> Ratings:
-    counts = np.diff(np.append(starts, len(r)))
-    kept = starts
+    counts, order = np.diff(np.append(starts, len(r))), r.order[starts]
     if how == "last":
         cells = starts + counts - 1
         if r.time is not None:
             latest = np.lexsort((r.time, np.repeat(np.arange(len(starts)), counts)))  # stable: rows break ties
             cells = latest[cells]
         some = {k: v[cells] for k in _PER_CELL if (v := getattr(r, k)) is not None}
-        return replace(r, **some, order=r.order[kept])
+        return replace(r, **some, order=order)
     w = r.weight
     value = np.add.reduceat(r.value, starts)
     weight = None if w is None else np.add.reduceat(w, starts)
@@ -755,6 +682,4 @@ def _merged(r: Ratings, starts: np.ndarray, how: str) -> Ratings:
     elif weight is not None:
         weight = weight / counts
     time = None if r.time is None else np.maximum.reduceat(r.time, starts)
-    return replace(
-        r, user=r.user[kept], item=r.item[kept], value=value, time=time, weight=weight, order=r.order[kept]
-    )
+    return replace(r, user=r.user[starts], item=r.item[starts], value=value, time=time, weight=weight, order=order)
