@@ -225,7 +225,7 @@ class GFCF(Linear):
         by_user, by_item = (np.asarray(R.sum(axis)) for axis in (1, 0))
         by_user, by_item = (1 / np.sqrt(np.where(d > 0, d, np.inf)) for d in (by_user, by_item))
         R = sparse.csr_array(R.multiply(by_user[:, None]).multiply(by_item))
-        V = right_vectors(R, self.rank, self.seed).astype(np.float32)
+        V = right_vectors(R.astype(np.float32), self.rank, self.seed).astype(np.float32)
         back = np.divide(1, by_item, out=np.zeros(n), where=by_item > 0)
         left, right = ((d * V.T).astype(np.float32) for d in (self.alpha * by_item, back))
         B = _products(R, np.float32)
@@ -264,15 +264,15 @@ class PureSVD(Linear):
 def right_vectors(R: sparse.csr_array, rank: int, seed: int = 0) -> np.ndarray:
     """(n, k): the right singular vectors of the k = ``rank`` largest singular values, largest first; fewer if R has no more.
 
-    By Lanczos iteration, or, where that would need most of the space, from the smaller one of RRᵀ and RᵀR.
+    By Lanczos iteration in the type of R, or, where that would need most of the space, from the smaller one of RRᵀ and RᵀR.
     """
     small = min(R.shape)
     rank = min(rank, small)
     if 3 * rank < small and R.data.any():
-        start = np.random.default_rng(seed).standard_normal(small)
+        start = np.random.default_rng(seed).standard_normal(small).astype(R.dtype)
         _, values, Vt = svds(R, rank, v0=start, return_singular_vectors="vh")
         return np.ascontiguousarray(Vt[np.argsort(-values)].T)
-    wide = R.shape[0] < R.shape[1]
+    R, wide = R.astype(np.float64), R.shape[0] < R.shape[1]
     memory_for(small, small, 16, "the matrix of products", "take a smaller rank")
     squares, Q = linalg.eigh((R @ R.T if wide else R.T @ R).toarray(), subset_by_index=[small - rank, small - 1])
     kept = squares > 1e-12 * max(squares.max(), 1e-300)
