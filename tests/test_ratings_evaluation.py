@@ -10,6 +10,8 @@ from sklearn import metrics as sk
 
 from proxfactor.ratings import evaluation
 from proxfactor.ratings.evaluation import RANKING, USUAL, evaluate, ranking_measures, rating_measures
+from proxfactor.ratings.linear import EASE, Bias, Popularity
+from proxfactor.ratings.splits import split
 from proxfactor.ratings.tables import read_ratings
 from proxfactor.serve import Model
 
@@ -128,6 +130,17 @@ def test_seen_items_take_no_place_and_are_not_relevant():
     alone = ranking_measures(scores[:1], ([0], [2]), ([0, 0], [1, 0]), k=3, measures=["precision", "coverage", "gini"])
     assert alone["precision@3"] == pytest.approx(1 / 3)  # of three places two could be filled
     assert alone["coverage@3"] == pytest.approx(0.5)
+
+
+def test_seen_cells_come_in_any_order_and_more_than_once():
+    scores, gains = many()
+    user, item = np.nonzero(np.random.default_rng(4).random((40, 30)) < 0.2)
+    mixed = np.random.default_rng(5).permutation(np.tile(np.arange(len(user)), 2))
+    one, other = (
+        ranking_measures(scores, np.nonzero(gains), seen, measures=RANKING[:8])
+        for seen in ((user, item), (user[mixed], item[mixed]))
+    )
+    assert dict(one) == dict(other)
 
 
 def test_an_item_that_the_scores_do_not_know_is_a_miss():
@@ -520,3 +533,46 @@ def test_an_empty_frame_is_an_empty_test_set():
 def test_what_is_not_fitted_is_refused():
     with pytest.raises(TypeError, match="call fit first"):
         evaluate(object(), ([1], [2]))
+
+
+def clicks(seed=0, names=None):
+    """40 users in two camps and 30 items, as ids that may be called otherwise."""
+    rng = np.random.default_rng(seed)
+    camp = (np.arange(40)[:, None] % 2) == (np.arange(30) % 2)
+    user, item = np.nonzero(rng.random((40, 30)) < np.where(camp, 0.5, 0.05))
+    return user, item if names is None else names[item]
+
+
+def test_a_recommender_that_learned_the_camps_beats_popularity():
+    train, test = split(clicks(), "per-user", 0.3)
+    models = [kind().fit(train) for kind in (EASE, Popularity)]
+    one, other = (evaluate(model, test, k=5) for model in models)
+    gap = one.difference(other)
+    assert gap["ndcg@5"] > 3 * gap.errors["ndcg@5"] > 0
+    assert models[0].score(test) == pytest.approx(evaluate(models[0], test)["ndcg@10"])
+
+
+def test_equally_popular_items_score_the_same_whatever_they_are_called():
+    train, test = split(clicks(), "per-user", 0.3)
+    names = np.random.default_rng(1).permutation(30)
+    renamed = [(user, names[item]) for user, item in (train, test)]
+    one, other = (evaluate(Popularity().fit(a), b, measures=RANKING) for a, b in ((train, test), renamed))
+    assert dict(one) == pytest.approx(dict(other), rel=1e-6)
+
+
+def test_strong_generalisation_folds_the_new_users_in_first():
+    train, known, hidden = split(clicks(), "users", 0.25)
+    model = EASE().fit(train)
+    found = evaluate(model.fold_in(known, unknown="drop"), hidden)
+    assert found.notes == () or all("do not know" not in note for note in found.notes)
+    assert found["ndcg@10"] > evaluate(model, hidden)["ndcg@10"]  # which answers with the fallback
+
+
+def test_errors_scale_with_the_ratings():
+    user, item = clicks()
+    stars = np.random.default_rng(2).integers(1, 6, len(user)).astype(float)
+    found = []
+    for unit in (1.0, 1e4):
+        train, test = split((user, item, unit * stars))
+        found.append({name: value / unit for name, value in evaluate(Bias().fit(train), test).items()})
+    assert found[0] == pytest.approx(found[1], rel=1e-5)

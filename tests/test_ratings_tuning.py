@@ -10,6 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from proxfactor.ratings.evaluation import evaluate
+from proxfactor.ratings.linear import EASE, GFCF, Popularity, PureSVD
+from proxfactor.ratings.mf import ExplicitMF, ImplicitMF
+from proxfactor.ratings.splits import split
 from proxfactor.ratings.tables import read_ratings
 from proxfactor.ratings.tuning import SEARCH, chosen, held_out, tune
 
@@ -294,6 +298,72 @@ def test_the_trials_print_as_a_table_and_become_a_frame():
     assert lines[0].split() == ["trial", "reg", "score", "sweeps", "seconds"]
     assert [line.split()[1] for line in lines if line.endswith("best")] == ["0.05"]
     assert found.frame()["reg"].tolist() == [0.05, 0.01]
+
+
+# ── recommenders ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def camps(seed=0):
+    rng = np.random.default_rng(seed)
+    camp = (np.arange(80)[:, None] % 4) == (np.arange(60) % 4)
+    return np.nonzero(rng.random((80, 60)) < np.where(camp, 0.5, 0.05))
+
+
+def planted(unit=1.0, seed=0):
+    """Ratings of 120 users and 80 items with three tastes and noise."""
+    rng = np.random.default_rng(seed)
+    user, item = np.nonzero(rng.random((120, 80)) < 0.3)
+    X, Y = rng.standard_normal((120, 3)), rng.standard_normal((80, 3))
+    return user, item, unit * (5 + (X @ Y.T)[user, item] + 0.7 * rng.standard_normal(len(user)))
+
+
+def test_reg_auto_predicts_new_ratings_about_as_well_as_the_best_number_could():
+    train, test = split(planted(), seed=5)
+    found = ExplicitMF(rank=6).fit(train)
+    errors = [evaluate(ExplicitMF(rank=6, reg=reg).fit(train), test)["rmse"] for reg in np.geomspace(0.05, 50, 7)]
+    assert evaluate(found, test)["rmse"] < 1.05 * min(errors)
+    assert min(errors) < 0.8 * max(errors)
+    assert all(row["sweeps"] <= 20 for row in found.trials_)
+
+
+def test_the_unit_of_the_ratings_decides_nothing():
+    models = {unit: ExplicitMF(rank=3, max_iter=6).fit(planted(unit)) for unit in (1.0, 1e4, 1e-4)}
+    scores = {unit: [row["score"] / unit for row in model.trials_] for unit, model in models.items()}
+    for unit in (1e4, 1e-4):
+        assert models[unit].found_ == models[1.0].found_
+        assert scores[unit] == pytest.approx(scores[1.0], rel=1e-4)
+
+
+def test_clicks_choose_a_ridge_and_a_weight_for_what_is_not_there():
+    train, test = split(camps(), "per-user", 0.2, seed=2)
+    model = ImplicitMF(rank=4).fit(train)
+    assert {"reg", "unobserved"} <= set(model.found_)
+    assert evaluate(model, test)["ndcg@10"] > 1.5 * evaluate(Popularity().fit(train), test)["ndcg@10"]
+    assert 5 <= len(model.trials_) <= 12
+
+
+def test_few_ratings_are_fitted_all_the_same():
+    with pytest.warns(UserWarning, match="reg cannot be chosen by a hold-out"):
+        model = ExplicitMF(rank=2).fit((["a", "a", "b"], [1, 2, 1], [5.0, 3.0, 1.0]))
+    assert np.isfinite(model.predict("b", 2))
+
+
+@pytest.mark.parametrize("model", [EASE(), GFCF(rank=4), PureSVD()], ids=lambda m: type(m).__name__)
+def test_a_recommender_in_closed_form_is_tuned_where_its_class_says(model):
+    found = tune(model, camps(), trials=6)
+    assert set(found.options) == set(type(model).search)
+    assert found.score >= found.trials[0]["score"]
+    assert len(found.model.recommend(0, n=3)) == 3
+
+
+def test_columns_are_named_and_the_tuned_model_answers_in_the_callers_frame():
+    import polars as pl
+
+    user, item = camps()
+    frame = pl.DataFrame({"what": item, "who": user})
+    found = tune(EASE(), frame, user="who", item="what", trials=2)
+    assert isinstance(found.model.recommend(0, n=3), pl.DataFrame)
+    assert list(found.frame("polars").columns) == ["trial", "reg", "score", "sweeps", "seconds"]
 
 
 # ── Optuna ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -63,7 +63,7 @@ class Sum(Several):
         return None if self.net is None or isinstance(self.net[3], Tensor) else self.net  # type: ignore[return-value]
 
     @cached_property
-    def net(self) -> tuple[float, float, float, Step] | None:  # type: ignore[override]
+    def net(self) -> tuple[float, float, float, Step] | None:
         lo, hi, l1, l2 = zip(*(p.net or (math.inf,) * 4 for p in self.parts), strict=True)
         return None if math.inf in l1 else (max(lo), min(hi), sum(l1), sum(l2))
 

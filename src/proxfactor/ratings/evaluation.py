@@ -35,7 +35,7 @@ class Evaluation(Mapping[str, float]):
     know about who was counted.
     """
 
-    values_: dict[str, float]
+    measured: dict[str, float]
     by_user: dict[str, np.ndarray]
     influence: dict[str, np.ndarray]
     users: np.ndarray
@@ -44,15 +44,15 @@ class Evaluation(Mapping[str, float]):
     table: Callable[[dict[str, Any]], Any] = field(default=dict)
 
     def __getitem__(self, name: str) -> float:
-        if name not in self.values_:
-            raise KeyError(f"{name!r} was not measured; there are {', '.join(self.values_)}")
-        return self.values_[name]
+        if name not in self.measured:
+            raise KeyError(f"{name!r} was not measured; there are {', '.join(self.measured)}")
+        return self.measured[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values_)
+        return iter(self.measured)
 
     def __len__(self) -> int:
-        return len(self.values_)
+        return len(self.measured)
 
     @property
     def errors(self) -> dict[str, float]:
@@ -319,7 +319,8 @@ def _cells(
     if not (gain > 0).all():
         raise ValueError("gains must be above 0: an item without gain is not relevant")
     before = np.empty((2, 0), np.int64) if seen is None else np.asarray(seen, np.int64)
-    hidden = np.sort(before[0] * n + before[1])
+    hidden = before[0] * n + before[1]
+    hidden = hidden if (hidden[1:] > hidden[:-1]).all() else np.unique(hidden)
     cell = user * n + item
     at = np.searchsorted(hidden, cell)
     keep = (item < 0) | (np.append(hidden, -1)[at] != cell)
@@ -345,17 +346,19 @@ def _places(
     rows = max(1, BYTES // (16 * n))
     for start in range(0, len(users), rows):
         who = users[start : start + rows]
-        block = np.array(score(who), copy=True)
+        given = np.asarray(score(who))
+        block = np.array(given, given.dtype if given.dtype.kind == "f" else np.float64)
         out = slice(*np.searchsorted(hidden[0], [who[0], who[-1] + 1]))
-        row = np.searchsorted(who, hidden[0][out])
-        mine = who[np.minimum(row, len(who) - 1)] == hidden[0][out]
-        block[row[mine], hidden[1][out][mine]] = -np.inf
+        place = np.full(who[-1] - who[0] + 1, -1)
+        place[who - who[0]] = np.arange(len(who))
+        row = place[hidden[0][out] - who[0]]
+        block[row[row >= 0], hidden[1][out][row >= 0]] = -np.inf
         best = _best(block, depth)
         if np.isnan(best[:, 0]).any():
             raise ValueError("scores hold NaN; a score is a number, -inf for what must not be recommended")
         cells = np.arange(*np.searchsorted(user, [who[0], who[-1] + 1]))
         cells = cells[item[cells] >= 0]
-        above[cells], tied[cells] = _standing(block, best, np.searchsorted(who, user[cells]), item[cells])
+        above[cells], tied[cells] = _standing(block, best, place[user[cells] - who[0]], item[cells])
         for k, listed in lists.items():
             listed.add(block, best[:, : min(k, n)])
     seen = np.bincount(hidden[0], minlength=m)[users]
@@ -542,6 +545,13 @@ def evaluate(
     A user without training data is scored by the fallback, as the model would answer; an item that the model does not know
     is a miss in rankings and has the fallback's rating; ``notes`` says how many. Raises ValueError where the test set is
     empty or nothing in it is relevant, TypeError where the model is not fitted.
+
+    >>> from proxfactor.ratings import Popularity
+    >>> model = Popularity().fit((["a", "a", "b", "c"], [1, 2, 1, 3]))
+    >>> evaluate(model, (["b", "c"], [2, 1]), k=1, measures=["recall", "mrr"])  # items 2 and 3 are equally popular
+    recall@1     0.7500 ± 0.2500
+    mrr@1        0.7500 ± 0.2500
+    2 users, 2 cells
     """
     answers = getattr(model, "model_", model)
     if not hasattr(answers, "recommend") or not hasattr(answers, "users"):
@@ -582,7 +592,9 @@ def evaluate(
         place = np.full(len(answers.users), -1)
         place[users[users >= 0]] = np.flatnonzero(users >= 0)
         seen = place[history[0]], history[1]
-        share = np.maximum(np.bincount(history[1], minlength=len(answers.items)), 1) / max(1, len(np.unique(history[0])))
+        share = np.maximum(np.bincount(history[1], minlength=len(answers.items)), 1) / max(
+            1, np.count_nonzero(np.bincount(history[0]))
+        )
         parts.append(
             ranking_measures(
                 lambda rows: answers._scores(users[rows], None),

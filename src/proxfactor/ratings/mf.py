@@ -18,6 +18,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from ..losses import Frobenius
 from ..matrix import Observed, Sparse
 from ..problem import Problem
 from ..prox import Columns, L2Squared, as_prox
@@ -42,7 +43,7 @@ class Factors(Recommender):
     H: Any = None
     max_iter: int = 20
     tol: float = 1e-4
-    steps: int = 3
+    steps: int | None = 3
     seed: int = 0
     device: str = "cpu"
 
@@ -80,6 +81,8 @@ class Factors(Recommender):
     def _check(self) -> None:
         for name, low in (("rank", 1), ("max_iter", 1), ("steps", 1), ("seed", 0)):
             value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
                 raise ValueError(f"{name} is {value!r}; it is a whole number of at least {low}")
         for name in self.numbers:
@@ -106,7 +109,7 @@ class Factors(Recommender):
         there = np.ones(len(t), bool) if w is None else w > 0
         sides = (self.W, ratings.user, m, n), (self.H, ratings.item, n, m)
         W, H = (self._prox(given, np.bincount(codes[there], minlength=own) + a0 * other) for given, codes, own, other in sides)
-        return Problem(cells.to(self.device), "frobenius", W, H.T)
+        return Problem(cells.to(self.device), Frobenius(), W, H.T)
 
     def _prox(self, given: Any, data: np.ndarray) -> Any:
         lam = self._number("reg") * np.maximum(data, 1.0) ** self.nu
@@ -213,9 +216,9 @@ class Factors(Recommender):
 
     def _outside(self, F: Tensor, times: float, bias: float) -> tuple[np.ndarray, np.ndarray | None]:
         """The tastes and the biases in the ratings' units."""
-        F = F.double().cpu().numpy()
-        tastes = (F[:, self.biased :] * times).astype(np.float32)
-        return tastes, F[:, 0] * bias * self._feature if self.biased else None
+        found = F.double().cpu().numpy()
+        tastes = (found[:, self.biased :] * times).astype(np.float32)
+        return tastes, found[:, 0] * bias * self._feature if self.biased else None
 
     def _inside(self, F: np.ndarray, bias: np.ndarray | None, scale: float, times: float = 1.0) -> Tensor:
         """The way back: one factor, its biases first."""
@@ -250,8 +253,8 @@ class ExplicitMF(Factors):
     with s the standard deviation of the ratings: their unit is no matter. ``rank`` tastes; ``reg="auto"`` is chosen on hidden
     ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and ``H`` constrain the tastes, a row for each user and
     each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them from being negative there is no mean, nor biases,
-    unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep, ``max_iter`` sweeps, fewer if
-    the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky 2009; Zhou et al. 2008, of ν = 1.)
+    unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep (None: rows are solved by
+    Cholesky), and ``max_iter`` sweeps, fewer if the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky 2009; Zhou et al. 2008, of ν = 1.)
 
     >>> model = ExplicitMF(rank=1, reg=0.1).fit((["a", "a", "b", "b"], [1, 2, 1, 2], [5.0, 1.0, 4.0, 2.0]))
     >>> bool(model.predict("a", 1) > model.predict("a", 2))
@@ -304,7 +307,7 @@ class ImplicitMF(Factors):
     alpha: float = 0.0
     nu: float = 1.0
     max_iter: int = 16
-    steps: int = 2
+    steps: int | None = 2
     numbers: ClassVar[tuple[str, ...]] = ("reg", "nu", "tol", "unobserved", "alpha")
 
     def _scale(self, ratings: Ratings) -> tuple[float, float]:

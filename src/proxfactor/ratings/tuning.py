@@ -119,6 +119,11 @@ def tune(
 
     Raises ValueError for options that the model does not have and for too few ratings, ImportError where Optuna is asked for
     and missing.
+
+    >>> from proxfactor.ratings import EASE
+    >>> clicks = np.nonzero(np.random.default_rng(0).random((40, 20)) < 0.3)
+    >>> sorted(tune(EASE(), clicks, trials=3).options)
+    ['reg']
     """
     if isinstance(trials, bool) or not isinstance(trials, int | np.integer) or trials < 1:
         raise ValueError(f"trials is {trials!r}; it is how many fits may be made, at least 1")

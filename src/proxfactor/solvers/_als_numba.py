@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..matrix import Stored
 from ..prox._numba import in_threads, kernel
+from .als import SETTLED
 
 
 def load(dtype: torch.dtype) -> Callable:
@@ -17,18 +18,18 @@ def load(dtype: torch.dtype) -> Callable:
     x = {torch.float32: "float32", torch.float64: "float64"}[dtype]
     fast, ends = {"reassoc", "contract", "arcp", "nsz"}, "int32[::1], int32[::1]"
     two, one = f"{x}[:,::1]", f"{x}[::1]"
-    compiled = kernel(f"void({two}, {two}, {two}, {ends}, {one}, {one}, {one}, {one}, int64, int64, int64)", fastmath=fast)(_rows)
+    compiled = kernel(f"void({two}, {two}, {two}, {ends}, {one}, {one}, {one}, {one}, {one}, int64, int64, int64)", fastmath=fast)(_rows)
 
     def conjugated(X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor, lam: Tensor, steps: int) -> Tensor:
         new = torch.empty_like(A)
-        given = *(t.contiguous().numpy() for t in (new, A, B, X.crow, X.col, x, e, s, lam.reshape(-1))), steps
-        in_threads(lambda first, last: compiled(*given, first, last), len(A), len(x) * A.shape[1])
+        given = tuple(t.contiguous().numpy() for t in (new, A, B, X.crow, X.col, x, e, s, lam.reshape(-1), torch.tensor([SETTLED]).to(x)))
+        in_threads(lambda first, last: compiled(*given, steps, first, last), len(A), len(x) * A.shape[1])
         return new
 
     return conjugated
 
 
-def _rows(new, A, B, crow, col, t, e, s, lam, steps, first, last):
+def _rows(new, A, B, crow, col, t, e, s, lam, least, steps, first, last):
     k = A.shape[1]
     zero, one = t.dtype.type(0), t.dtype.type(1)
     a, r, d, p, z = np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype)
@@ -61,7 +62,10 @@ def _rows(new, A, B, crow, col, t, e, s, lam, steps, first, last):
             d[q] = one / d[q] if d[q] > zero else zero
             p[q] = d[q] * r[q]
             rz += r[q] * p[q]
+        settled = least[0] * rz
         for _ in range(steps):
+            if not rz > settled:
+                break
             for q in range(k):
                 z[q] = (s[q] + ridge) * p[q]
             for c in range(begin, end, 4):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,8 +45,9 @@ def load(dtype: torch.dtype) -> Kernels:
     def near(p: Problem, A: Tensor, B: Tensor, inner: int) -> Tensor:
         """The same passes with the Gram matrix of each row left unmade: the row's own predictions follow each entry's step."""
         p.read()
-        X, k = p.X, A.shape[1]
-        nets = [p.prox_W.take(slice(j, j + 1), 1).net for j in range(k)]
+        X: Any = p.X
+        k = A.shape[1]
+        nets: list[Any] = [p.prox_W.take(slice(j, j + 1), 1).net for j in range(k)]
         bounds = torch.tensor([net[:3] for net in nets], dtype=torch.float64).clamp(-most, most).to(dtype).mT.contiguous()
         l2 = torch.cat(torch.broadcast_tensors(*(torch.as_tensor(net[3]).to(A).reshape(-1, 1) for net in nets)), 1)
         x, e = p._data.entries(), p._excess

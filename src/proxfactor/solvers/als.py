@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from ..matrix import Stored
 from ..problem import Problem, Quadratic
 from ..prox import Prox, Step
 from .base import Alternating, Memory
+
+SETTLED = 1e-14
+"""Of what the first residual was, in the square: a row that has come so far takes no more steps."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -61,7 +65,7 @@ class ALS(Alternating):
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         if self.steps is None:
             return super().half(p, A, B, memory)
-        X = p.X
+        X: Any = p.X
         p.read()
         weigh = X.T.sums(torch.ones_like(X.T.entries()) if X.T.weight is None else X.T.weight) if not X.background else None
         M = X.background * (B.mT @ B) if weigh is None else (weigh[:, None] * B).mT @ B
@@ -93,10 +97,11 @@ def conjugated(X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor,
     r = X.like(x) @ B - times(A)
     P = z = D * r
     rz = (r * z).sum(1, keepdim=True)
+    settled = SETTLED * rz
     for _ in range(steps):
         Q = times(P)
         pq = (P * Q).sum(1, keepdim=True)
-        a = torch.where(pq > 0, rz / pq, 0.0)
+        a = torch.where((pq > 0) & (rz > settled), rz / pq, 0.0)
         A = A + a * P
         r = r - a * Q
         z = D * r
