@@ -474,8 +474,11 @@ def _read(place: Path, about: dict[str, Any]) -> Model:
 
     arrays = load_file(place / "model.safetensors")
     extra = {name.removeprefix("extra."): arrays.pop(name) for name in list(arrays) if name.startswith("extra.")}
-    ids = [pq.read_table(place / f"{what}s.parquet").column(what).to_numpy() for what in ("user", "item")]
-    return Model(*ids, **arrays, **{name: about[name] for name in _NUMBERS}, info=about["info"], extra=extra)
+    parts: dict[str, Any] = {
+        f"{what}s": pq.read_table(place / f"{what}s.parquet").column(what).to_numpy() for what in ("user", "item")
+    }
+    parts |= arrays | {name: about[name] for name in _NUMBERS}
+    return Model(**parts, info=about["info"], extra=extra)
 
 
 # ids
@@ -518,8 +521,9 @@ def _ids(ids: Any, what: str) -> np.ndarray:
 
 
 def _is_whole(value: Any) -> bool:
-    number = isinstance(value, int | np.integer) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    return number or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
 
 
 def _found(asked: np.ndarray, known: np.ndarray) -> np.ndarray:

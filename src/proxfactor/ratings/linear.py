@@ -73,10 +73,11 @@ class Bias(Recommender):
         mean = float(np.average(r, weights=w))
         scale = float(np.sqrt(np.average((r - mean) ** 2, weights=w))) or 1.0
         two = _TwoWay(ratings, w, (r - mean) / scale)
-        reg = self.reg if isinstance(self.reg, tuple | list) else (self.reg, self.reg)
-        if self.reg == "auto":
-            reg = two.likely()
-        _check_above(0, strictly=False, **{"reg of users": reg[0], "reg of items": reg[-1]})
+        reg: Any = two.likely() if isinstance(self.reg, str) and self.reg == "auto" else self.reg
+        reg = reg if np.ndim(reg) else (reg, reg)
+        if len(reg) != 2:
+            raise ValueError(f"reg is {self.reg!r}; give one number, a pair for users and items, or 'auto'")
+        _check_above(0, strictly=False, **{"reg of users": reg[0], "reg of items": reg[1]})
         b, c = two.solve(reg)
         return Model(
             ratings.users, ratings.items, _nothing(len(b)), _nothing(len(c)), mean, scale * b, scale * c, *ratings.csr(),
@@ -113,7 +114,7 @@ class _TwoWay:
     def likely(self) -> np.ndarray:
         """The variance of what is left over, over that of the b_u and that of the c_i, to 1 %."""
         reg, x, cells = np.array([10.0, 10.0]), None, np.count_nonzero(self.w)
-        there = [max(1, np.count_nonzero(self.size[self.kinds == side])) for side in (0, 1)]
+        there = np.maximum(1, np.bincount(self.kinds, self.size > 0, 2))
         for _ in range(50):
             b, c = self.solve(reg, x, 1e-6)
             x = np.concatenate([b, c])
