@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from scipy import sparse
 
-from proxfactor.ratings import EASE, GFCF, Bias, Popularity, PureSVD, read_ratings
+from proxfactor.ratings import EASE, GFCF, Bias, Popularity, PureSVD, evaluate, read_ratings
 from proxfactor.ratings.base import Recommender
 
 ALL = [Bias(), Bias(reg=3.0), Popularity(), EASE(reg=5.0), EASE(reg=5.0, values=True), GFCF(rank=4), PureSVD(rank=3)]
@@ -304,6 +304,19 @@ assert "torch" not in sys.modules
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     assert "'reader', 'book'" in done.stdout
+
+
+# how good
+
+
+def test_the_score_is_what_evaluation_says_and_greater_is_better():
+    data, test = table(share=0.5), table(seed=3, share=0.2)
+    ratings = Bias().fit(data)
+    error = ratings.predict(test.reader, test.book) - test.stars
+    assert ratings.score(test) == pytest.approx(-np.sqrt(np.mean(error**2)), rel=1e-6)
+    assert ratings.score(test.rename(columns={"stars": "mark"}), rating="mark") == ratings.score(test)
+    clicks = EASE(reg=5.0).fit(data)
+    assert clicks.score(test) == evaluate(clicks, test)["ndcg@10"] > 0
 
 
 # data at the edge

@@ -159,13 +159,14 @@ def test_pure_svd_is_the_projection_on_the_first_right_vectors(values):
     np.testing.assert_allclose(model.model_.X @ model.model_.Y.T, R @ V @ V.T, atol=1e-5)
 
 
-def test_gfcf_is_its_formula():
+@pytest.mark.parametrize("rank", [2, 7])
+def test_gfcf_is_its_formula(rank):
     user, item, rating, _ = cells(5)
-    model = GFCF(rank=4, alpha=0.7).fit((user, item, rating))
+    model = GFCF(rank=rank, alpha=0.7).fit((user, item, rating))
     R = dense(user, item, np.ones(len(user)))
     du, di = R.sum(1), R.sum(0)
     normed = R / np.sqrt(np.outer(du, di))
-    V = np.linalg.svd(normed)[2][:4].T
+    V = np.linalg.svd(normed)[2][:rank].T
     B = normed.T @ normed + 0.7 * np.diag(di**-0.5) @ V @ V.T @ np.diag(di**0.5)
     np.testing.assert_allclose(model.model_.Y, B, atol=1e-5)
 

@@ -381,6 +381,8 @@ def test_a_linear_item_model_has_no_vectors_for_an_index():
         ({"Y": np.full((30, 4), np.nan)}, "Y holds numbers that are not finite"),
         ({"b": np.full(12, 1e39)}, "b holds numbers that are not finite"),
         ({"indptr": [0, 3]}, "no rows of the users' seen cells"),
+        ({"indptr": [0] * 12 + [1], "indices": [30], "values": [1]}, "point at items beyond the 30"),
+        ({"indptr": [0, 2] + [1] * 11, "indices": [3], "values": [1]}, "rows that end before they begin"),
         ({"draws": 3}, "4 factors cannot hold 3 draws"),
     ],
 )

@@ -192,6 +192,7 @@ from .ratings import ExplicitMF as ExplicitMF
 from .ratings import ImplicitMF as ImplicitMF
 from .ratings import Popularity as Popularity
 from .ratings import PureSVD as PureSVD
+from .ratings import Recommender as Recommender
 from .ratings import evaluate as evaluate
 from .ratings import read_ratings as read_ratings
 from .ratings import split as split

@@ -81,6 +81,8 @@ class Model:
             object.__setattr__(self, name, np.ascontiguousarray(array, dtype))
         if len(self.indptr) != m + 1 or not self.indptr[-1] == len(self.indices) == len(self.values):
             raise ValueError("indptr, indices and values are no rows of the users' seen cells")
+        if (np.diff(self.indptr) < 0).any() or (len(self.indices) and not 0 <= self.indices.min() <= self.indices.max() < n):
+            raise ValueError(f"the seen cells point at items beyond the {n} that there are, or at rows that end before they begin")
         if self.draws < 1 or k % self.draws:
             raise ValueError(f"{k} factors cannot hold {self.draws} draws of equal rank")
 
@@ -170,7 +172,7 @@ class Model:
         that was never seen, or where the model has no factors.
         """
         rows = codes_of(items, self.items, "item").ravel()
-        return self._neighbours("item", self.items, rows, n, self._item_norms, lambda part: self.Y[part] @ self.Y.T)
+        return self._neighbours("item", self.items, rows, n, self._item_norms, lambda part: _dots(self.Y[part], self.Y))
 
     def similar_users(self, users: Any, n: int = 10) -> Any:
         """The n users most like each of ``users``, by the cosine of their x, or of their seen values where there is no X.
@@ -185,7 +187,12 @@ class Model:
 
         y⁺_i = (y_i, c_i, √(φ² - |y_i|² - c_i²)) with φ the longest (y_i, c_i), and x⁺_u = (x_u, 1, 0): all y⁺ have the
         length φ, so the nearest in each of the three senses are those with the largest x_u · y_i + c_i. (Bachrach et al.
-        2014.) Raises ValueError for a linear item model, whose users have no vectors.
+        2014.) What the user has seen is among them: ask for more and leave it out. Raises ValueError for a linear item model,
+        whose users have no vectors. With faiss (or hnswlib's "ip", alike):
+
+            vectors, queries = model.model_.for_index()
+            index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT); index.add(vectors)
+            scores, places = index.search(queries[:5], 10)  # items[places]
 
         >>> items, users = Model(np.array([7]), np.array([1, 2]), X=[[1.0]], Y=[[3.0], [4.0]]).for_index()
         >>> items.round().tolist(), users.tolist()
@@ -218,7 +225,9 @@ class Model:
 
     def _known(self, rows: np.ndarray) -> np.ndarray:
         """Which users have data; a position below zero is a user never seen."""
-        return (rows >= 0) & self._of(np.diff(self.indptr) > 0, rows)
+        there = rows >= 0
+        at = np.where(there, rows, 0)
+        return there & (self.indptr[at + 1] > self.indptr[at]) if len(self.users) else there
 
     def _of(self, array: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return array[rows] if len(array) else np.zeros(len(rows), array.dtype)
@@ -264,13 +273,13 @@ class Model:
             return scores if pool is None else scores[:, pool]
         items = self._with_c if pool is None else self._with_c[pool]
         ones = [] if self._with_c is self.Y else [np.ones((len(rows), 1), np.float32)]
-        return np.concatenate([self.X[rows], *ones], axis=1) @ items.T
+        return _dots(np.concatenate([self.X[rows], *ones], axis=1), items)
 
     def _linear(self, rows: np.ndarray) -> np.ndarray:
         scores = np.zeros((len(rows), len(self.items)), np.float32)
         for score, user in zip(scores, rows, strict=True):
             items, values = self.seen(user)
-            np.dot(values, self.Y[items], out=score)
+            np.einsum("j,ji->i", values, self.Y[items], out=score)
         return scores
 
     def _cells(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -334,7 +343,7 @@ class Model:
 
     def _user_products(self, rows: np.ndarray) -> np.ndarray:
         if self.X is not None:
-            return self.X[rows] @ self.X.T
+            return _dots(self.X[rows], self.X)
         products = np.empty((len(rows), len(self.users)), np.float32)
         for product, user in zip(products, rows, strict=True):
             mine = np.zeros(len(self.items), np.float32)
@@ -392,6 +401,9 @@ class Model:
         try:
             fresh.mkdir(parents=True)
             self._write(fresh)
+            for file in fresh.iterdir():
+                with file.open("rb+") as written:
+                    os.fsync(written.fileno())
             if place.exists():
                 place.rename(old)
             fresh.rename(place)
@@ -462,8 +474,11 @@ def _read(place: Path, about: dict[str, Any]) -> Model:
 
     arrays = load_file(place / "model.safetensors")
     extra = {name.removeprefix("extra."): arrays.pop(name) for name in list(arrays) if name.startswith("extra.")}
-    ids = [pq.read_table(place / f"{what}s.parquet").column(what).to_numpy() for what in ("user", "item")]
-    return Model(*ids, **arrays, **{name: about[name] for name in _NUMBERS}, info=about["info"], extra=extra)
+    parts: dict[str, Any] = {
+        f"{what}s": pq.read_table(place / f"{what}s.parquet").column(what).to_numpy() for what in ("user", "item")
+    }
+    parts |= arrays | {name: about[name] for name in _NUMBERS}
+    return Model(**parts, info=about["info"], extra=extra)
 
 
 # ids
@@ -506,8 +521,9 @@ def _ids(ids: Any, what: str) -> np.ndarray:
 
 
 def _is_whole(value: Any) -> bool:
-    number = isinstance(value, int | np.integer) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    return number or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
 
 
 def _found(asked: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -556,6 +572,11 @@ def _column(ids: np.ndarray) -> Any:
 
 
 # the best of many scores
+
+
+def _dots(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """A Bᵀ; one row alone without BLAS, whose threads take longer to meet than to multiply."""
+    return np.vecdot(B, A[0])[None] if len(A) == 1 else A @ B.T
 
 
 def top(scores: np.ndarray, n: int) -> np.ndarray:

@@ -256,14 +256,15 @@ class Recommender(ABC):
 
     def _options(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """The options as JSON can hold them, and the tensors in them."""
-        options, tensors = {}, {}
+        options: dict[str, Any] = {}
+        tensors: dict[str, np.ndarray] = {}
         for f in dataclasses.fields(self):
             if not f.init:
                 continue
             value = getattr(self, f.name)
             if isinstance(value, Spelled):
                 value, held = value.spell()
-                tensors |= {f"{f.name}.{name}": tensor.numpy() for name, tensor in held.items()}
+                tensors |= {f"{f.name}.{name}": tensor.cpu().numpy() for name, tensor in held.items()}
             plain = value is None or isinstance(value, str | bool | int | float | np.number | list | tuple | dict)
             options[f.name] = value if plain else repr(value)
         return options, tensors
@@ -285,7 +286,8 @@ class Recommender(ABC):
 
 
 def _below(kind: type) -> list[type]:
-    return [c for sub in kind.__subclasses__() for c in (sub, *_below(sub))]
+    subclasses: list[type] = kind.__subclasses__()
+    return [c for sub in subclasses for c in (sub, *_below(sub))]
 
 
 def _option(name: str, value: Any, extra: dict[str, np.ndarray]) -> Any:
@@ -321,5 +323,6 @@ def _moved(model: Model, ratings: Ratings) -> Model:
     items = {name: rows(getattr(model, name), model.items, ratings.items, "item") for name in ("Y", "c", "fallback")}
     if model.X is None:
         items["Y"] = np.ascontiguousarray(rows(items["Y"].T, model.items, ratings.items, "item").T)
-    cells = dict(zip(("indptr", "indices", "values"), ratings.csr(), strict=True))
-    return replace(model, users=ratings.users, items=ratings.items, **users, **items, **cells)
+    indptr, indices, values = ratings.csr()
+    cells = {"users": ratings.users, "items": ratings.items, "indptr": indptr, "indices": indices, "values": values}
+    return replace(model, **(users | items | cells))

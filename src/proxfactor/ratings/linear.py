@@ -73,10 +73,11 @@ class Bias(Recommender):
         mean = float(np.average(r, weights=w))
         scale = float(np.sqrt(np.average((r - mean) ** 2, weights=w))) or 1.0
         two = _TwoWay(ratings, w, (r - mean) / scale)
-        reg = self.reg if isinstance(self.reg, tuple | list) else (self.reg, self.reg)
-        if self.reg == "auto":
-            reg = two.likely()
-        _check_above(0, strictly=False, **{"reg of users": reg[0], "reg of items": reg[-1]})
+        reg: Any = two.likely() if isinstance(self.reg, str) and self.reg == "auto" else self.reg
+        reg = reg if np.ndim(reg) else (reg, reg)
+        if len(reg) != 2:
+            raise ValueError(f"reg is {self.reg!r}; give one number, a pair for users and items, or 'auto'")
+        _check_above(0, strictly=False, **{"reg of users": reg[0], "reg of items": reg[1]})
         b, c = two.solve(reg)
         return Model(
             ratings.users, ratings.items, _nothing(len(b)), _nothing(len(c)), mean, scale * b, scale * c, *ratings.csr(),
@@ -113,7 +114,7 @@ class _TwoWay:
     def likely(self) -> np.ndarray:
         """The variance of what is left over, over that of the b_u and that of the c_i, to 1 %."""
         reg, x, cells = np.array([10.0, 10.0]), None, np.count_nonzero(self.w)
-        there = [max(1, np.count_nonzero(self.size[self.kinds == side])) for side in (0, 1)]
+        there = np.maximum(1, np.bincount(self.kinds, self.size > 0, 2))
         for _ in range(50):
             b, c = self.solve(reg, x, 1e-6)
             x = np.concatenate([b, c])
@@ -225,7 +226,7 @@ class GFCF(Linear):
         by_user, by_item = (np.asarray(R.sum(axis)) for axis in (1, 0))
         by_user, by_item = (1 / np.sqrt(np.where(d > 0, d, np.inf)) for d in (by_user, by_item))
         R = sparse.csr_array(R.multiply(by_user[:, None]).multiply(by_item))
-        V = right_vectors(R, self.rank, self.seed).astype(np.float32)
+        V = right_vectors(R.astype(np.float32), self.rank, self.seed).astype(np.float32)
         back = np.divide(1, by_item, out=np.zeros(n), where=by_item > 0)
         left, right = ((d * V.T).astype(np.float32) for d in (self.alpha * by_item, back))
         B = _products(R, np.float32)
@@ -264,15 +265,15 @@ class PureSVD(Linear):
 def right_vectors(R: sparse.csr_array, rank: int, seed: int = 0) -> np.ndarray:
     """(n, k): the right singular vectors of the k = ``rank`` largest singular values, largest first; fewer if R has no more.
 
-    By Lanczos iteration, or, where that would need most of the space, from the smaller one of RRᵀ and RᵀR.
+    By Lanczos iteration in the type of R, or, where that would need most of the space, from the smaller one of RRᵀ and RᵀR.
     """
     small = min(R.shape)
     rank = min(rank, small)
     if 3 * rank < small and R.data.any():
-        start = np.random.default_rng(seed).standard_normal(small)
+        start = np.random.default_rng(seed).standard_normal(small).astype(R.dtype)
         _, values, Vt = svds(R, rank, v0=start, return_singular_vectors="vh")
         return np.ascontiguousarray(Vt[np.argsort(-values)].T)
-    wide = R.shape[0] < R.shape[1]
+    R, wide = R.astype(np.float64), R.shape[0] < R.shape[1]
     memory_for(small, small, 16, "the matrix of products", "take a smaller rank")
     squares, Q = linalg.eigh((R @ R.T if wide else R.T @ R).toarray(), subset_by_index=[small - rank, small - 1])
     kept = squares > 1e-12 * max(squares.max(), 1e-300)
