@@ -101,9 +101,6 @@ class Draws:
 class Means:
     """What chance gives on average."""
 
-    def __init__(self, device: Any = "cpu"):
-        self.device = device
-
     def normal(self, *shape: int) -> None:
         return None
 
@@ -143,6 +140,8 @@ class Side:
     P: Tensor = None  # type: ignore[assignment]
     squares: Tensor = None  # type: ignore[assignment]
     """(rows,): Σ p (t - prediction)², or its expectation."""
+    variance: Tensor = None  # type: ignore[assignment]
+    """(rows,): the mean of 1 / noise given the rest."""
 
     @cached_property
     def known_gram(self) -> Tensor:
@@ -161,10 +160,14 @@ def side(cells: Cells, known: Tensor, group: Tensor, Z: Tensor, *, tied: bool, m
 def half(mine: Side, other: Side, chance: Any, rows: Callable) -> None:
     """Draws, in this order: what governs the rows; the rows; their noise, and what governs it."""
     govern(mine, chance)
-    normal = chance.normal(*mine.Z.shape)
-    prior = mine.known @ (mine.B @ mine.P)
-    mine.Z, mine.V, mine.squares = rows(mine.cells, other.noise, mine.noise, other.Z, other.V, mine.P, prior, normal)
-    draw_noise(mine, chance)
+    draw_rows(mine, other.noise, other.Z, other.V, chance, rows)
+    govern_noise(mine, chance, draw_noise(mine, chance))
+
+
+def draw_rows(s: Side, noise: Tensor, Z: Tensor, V: Tensor | None, chance: Any, rows: Callable) -> None:
+    """The rows given the other side's, and given what governs them."""
+    prior = s.known @ (s.B @ s.P)
+    s.Z, s.V, s.squares = rows(s.cells, noise, s.noise, Z, V, s.P, prior, chance.normal(*s.Z.shape))
 
 
 def govern(s: Side, chance: Any) -> None:
@@ -194,13 +197,17 @@ def _times_root(normal: Tensor, P: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(torch.linalg.cholesky(P), normal, upper=False, left=False)
 
 
-def draw_noise(s: Side, chance: Any) -> None:
-    """The noise given the squares, and the prior of the noise given the noise."""
-    x, log = chance.gamma(s.shape + s.cells.count / 2)
-    rate = s.rate + s.squares / 2
-    s.noise = (x / rate).clamp(max=CLEAR)
-    m, total, logs = len(x), s.noise.sum(), (log - rate.log()).sum()
-    shapes = SHAPES.to(x)
+def draw_noise(s: Side, chance: Any) -> Tensor:
+    """The noise given the squares; the sum of its logarithms."""
+    shape, rate = s.shape + s.cells.count / 2, s.rate + s.squares / 2
+    x, log = chance.gamma(shape)
+    s.noise, s.variance = (x / rate).clamp(max=CLEAR), rate / (shape - 1)
+    return (log - rate.log()).sum()
+
+
+def govern_noise(s: Side, chance: Any, logs: Tensor) -> None:
+    """The prior of the noise given the noise: its rate ~ Gamma(.01, .01), or tied to the shape; then the shape, of SHAPES."""
+    m, total, shapes = len(s.noise), s.noise.sum(), SHAPES.to(s.noise)
     if not s.tied:
         s.rate = chance.gamma(0.01 + m * s.shape)[0] / (0.01 + total)
     rates = shapes if s.tied else s.rate
@@ -242,18 +249,19 @@ def rows_torch(
         more = torch.zeros_like(mine)
         if V is not None and spread is not None:
             D = (V[col] * p[..., None]).sum(1)
-            more, D = D[:, -1], torch.cat([D[:, :-1], torch.zeros_like(D[:, -1:])], 1)
-            A.diagonal(dim1=1, dim2=2).add_(mine[:, None] * D)
-            spread[rows] = v = 1 / A.diagonal(dim1=1, dim2=2)
-            D, full = D, gram.diagonal(dim1=1, dim2=2) + D
-            more = more + (v * full).sum(1)
+            more = D[:, -1].clone()
+            D[:, -1] = 0  # the bias stands beside a one, which has no variance; its own is the target's
+            diagonal = A.diagonal(dim1=1, dim2=2)
+            diagonal += mine[:, None] * D
+            spread[rows] = 1 / diagonal
+            more += ((gram.diagonal(dim1=1, dim2=2) + D) / diagonal).sum(1)
         L = torch.linalg.cholesky(A)
         z = torch.linalg.solve_triangular(L, h[..., None], upper=False)
         if normal is not None:
             z = z + normal[rows, :, None]
         z = torch.linalg.solve_triangular(L.mT, z, upper=True)
         if V is not None:
-            more = more + (z[..., 0] ** 2 * D).sum(1)
+            more += (z[..., 0] ** 2 * D).sum(1)
         out[rows] = z[..., 0]
         squares[rows] = (p * (t - (F @ z)[..., 0]) ** 2).sum(1) + more
     return out, spread, squares
