@@ -31,7 +31,8 @@ def _gather(first, n, col, t, w, noise, Z, G):
     for j in range(0, whole, 8):
         i = first + j
         c0, c1, c2, c3, c4, c5, c6, c7 = col[i], col[i + 1], col[i + 2], col[i + 3], col[i + 4], col[i + 5], col[i + 6], col[i + 7]
-        s0, s1, s2, s3, s4, s5, s6, s7 = G[k, j], G[k, j + 1], G[k, j + 2], G[k, j + 3], G[k, j + 4], G[k, j + 5], G[k, j + 6], G[k, j + 7]
+        s0, s1, s2, s3 = G[k, j], G[k, j + 1], G[k, j + 2], G[k, j + 3]
+        s4, s5, s6, s7 = G[k, j + 4], G[k, j + 5], G[k, j + 6], G[k, j + 7]
         for a in range(k):
             G[a, j] = s0 * Z[c0, a]
             G[a, j + 1] = s1 * Z[c1, a]
@@ -180,7 +181,9 @@ def load(dtype: torch.dtype) -> Callable:
     signature: Any = numba.void(i[::1], numba.int32[::1], one, one, one, one, two, two, two, two, two, two, two, one, i, i)
     compiled = kernel(signature)(_rows)
 
-    def rows(cells: Any, noise: Tensor, own: Tensor, Z: Tensor, V: Tensor | None, P: Tensor, H: Tensor, normal: Tensor | None) -> Any:
+    def rows(
+        cells: Any, noise: Tensor, own: Tensor, Z: Tensor, V: Tensor | None, P: Tensor, H: Tensor, normal: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         none = Z.new_empty(0, Z.shape[1])
         out = torch.empty(len(own), Z.shape[1], dtype=dtype)
         spread = none if V is None else torch.empty_like(out)

@@ -41,9 +41,10 @@ class BayesianMF(Recommender):
     rank     components; too many cost time, but do little harm
     method   "gibbs": ``sweeps`` (200) draws of everything, each given the rest. The score is the mean of what they predict,
              the first ``burn_in`` (a fifth) left out. "vb": mean-field variational, ``sweeps`` (50) of the same cost; it
-             predicts less well, and a plain factorization's time is enough to serve its score (``draws=1``)
-    draws    how many draws are kept, evenly spaced; None: all that fit into 512 MB (16 points for "vb"). Answers take as much
-             more time. 100 of 800 consecutive draws are as good as all
+             predicts less well, and its standard deviations are a little large
+    draws    how many draws are kept, evenly spaced; None: all that fit into 512 MB. Answers take as many times longer than a
+             plain factorization's. On MovieLens 100K the error with 40 of 160 is .2 % larger than with all, with 20 .4 %.
+             ("vb" keeps 16 points in their place)
     device   where torch computes; on the CPU a compiled kernel does
 
     ``predict(return_std=True)`` gives the standard deviation of a rating, ``predict_interval`` intervals. The same seed gives
@@ -111,7 +112,7 @@ class BayesianMF(Recommender):
         sweeps = (50 if self.method == "vb" else 200) if self.sweeps is None else self.sweeps
         burn_in = sweeps // 5 if self.burn_in is None else self.burn_in
         if not 0 <= burn_in < sweeps:
-            raise ValueError(f"sweeps={sweeps} and burn_in={burn_in} leave no draw; burn_in is 0 or more, and sweeps are more than that")
+            raise ValueError(f"sweeps={sweeps} and burn_in={burn_in} leave no draw; sweeps must be more, and burn_in 0 or more")
         if self.draws is not None and self.draws < 1:
             raise ValueError(f"draws is {self.draws}; keep at least one, or None: as many as fit into memory")
         return sweeps, burn_in
@@ -135,8 +136,8 @@ class BayesianMF(Recommender):
         Z = chance.normal(len(known), self.rank + 1) * 0.3 / self.rank**0.25
         Z[:, -1] = 0
         group = torch.tensor([0, 1] + [2] * known.shape[1])[: known.shape[1]]
-        known, group, Z = (x.to(self.device) for x in (torch.from_numpy(known), group, Z))
-        return side(cells, known, group, Z, tied=tied, means=self.method == "vb")
+        moved = (x.to(self.device) for x in (torch.from_numpy(known), group, Z))
+        return side(cells, *moved, tied=tied, means=self.method == "vb")
 
     def _go_on(self, sides: tuple[Side, Side], ratings: Ratings, scale: float) -> None:
         """Rows that the fit before knows begin where it ended."""
@@ -152,7 +153,7 @@ class BayesianMF(Recommender):
         governed = users.governed()
         typical = np.repeat(governed["B"][:, 0], users.points, 0)  # the row of a user of whom nothing is known
         fallback = np.einsum("nsk,sk->n", Y, typical[:, :-1]) / len(typical) + typical[:, -1].mean() + c
-        extra = governed | {"item_noise": np.stack(items.noise), "scale": np.array(scale)}
+        extra = governed | {"item_noise": np.stack(items.noise), "scale": np.array([scale])}
         indptr, indices, values = r.csr()
         return Model(
             r.users, r.items, _flat(X) * (scale / len(typical)), _flat(Y), mean, scale * b, scale * c, indptr, indices, values,
@@ -170,7 +171,7 @@ class BayesianMF(Recommender):
     def _folded(self, ratings: Ratings) -> Model:
         """New users join the chain: their rows are drawn again for each draw of the items and of what governs users."""
         m, e, r = self.model_, self.model_.extra, _weighed(ratings)
-        scale, states = float(e["scale"]), len(e["P"])
+        scale, states = float(e["scale"][0]), len(e["P"])
         cells = Cells.of(r.user, r.item, (r.value - m.mean) / scale, r.weight, len(r.users), self.device)
         users = self._side(cells, Pattern(e["basis"], e["center"], e["width"]).known(r), Draws(self.seed), tied=False)
         items = _draws_of(m, scale)[1].reshape(len(m.items), states, -1, self.rank + 1)
@@ -196,7 +197,7 @@ class _Kept:
     """What is kept of one side: rows (rows, draws, k + 1), what governs them, their noise; the mean variance of all draws."""
 
     def __init__(self, s: Side):
-        self.side, self.points, self.seen, self.sum = s, 1 if s.V is None else POINTS, 0, 0.0
+        self.side, self.points, self.seen, self.sum = s, 1 if s.V is None else POINTS, 0, np.zeros(len(s.Z))
         self.Z: list[np.ndarray] = []
         self.noise: list[np.ndarray] = []
         self.P: list[np.ndarray] = []
@@ -222,7 +223,7 @@ class _Kept:
         return {"P": np.stack(self.P), "B": np.stack(self.B), "prior": np.array(self.prior)}
 
     def variance(self) -> np.ndarray:
-        return np.asarray(self.sum / self.seen)
+        return self.sum / self.seen
 
 
 def _points(Z: Tensor, V: Tensor, side: int) -> Tensor:

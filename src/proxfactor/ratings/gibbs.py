@@ -30,6 +30,9 @@ CELLS = 2**18
 SHAPES = torch.logspace(np.log10(2.0), np.log10(200.0), 60, dtype=torch.float64)
 """The shapes that the gamma prior of the noise may have, each as likely beforehand; 2 upwards, that variances have a mean."""
 
+VAGUE = 0.01
+"""Shape and rate of the gamma prior that the rate of the noise's prior has."""
+
 CLEAR = 1e8
 """The largest precision: noise below a ten-thousandth of the data's deviation is not told from none."""
 
@@ -206,10 +209,10 @@ def draw_noise(s: Side, chance: Any) -> Tensor:
 
 
 def govern_noise(s: Side, chance: Any, logs: Tensor) -> None:
-    """The prior of the noise given the noise: its rate ~ Gamma(.01, .01), or tied to the shape; then the shape, of SHAPES."""
+    """The prior of the noise given the noise: its rate ~ Gamma(VAGUE, VAGUE), or tied to the shape; then the shape, of SHAPES."""
     m, total, shapes = len(s.noise), s.noise.sum(), SHAPES.to(s.noise)
     if not s.tied:
-        s.rate = chance.gamma(0.01 + m * s.shape)[0] / (0.01 + total)
+        s.rate = chance.gamma(VAGUE + m * s.shape)[0] / (VAGUE + total)
     rates = shapes if s.tied else s.rate
     s.shape = chance.one_of(shapes, m * (shapes * rates.log() - shapes.lgamma()) + (shapes - 1) * logs - rates * total)
     if s.tied:
