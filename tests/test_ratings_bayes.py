@@ -240,7 +240,8 @@ def test_intervals_hold_what_they_promise_and_are_wider_where_the_noise_is(metho
 def test_few_ratings_make_a_prediction_less_sure():
     u, i, r = planted(noise=0.2)
     few = (u != 0) | (np.cumsum(u == 0) <= 2)
-    std = [small().fit(t).predict(np.zeros(40, int), np.unique(i), return_std=True)[1] for t in ((u, i, r), (u[few], i[few], r[few]))]
+    tables = (u, i, r), (u[few], i[few], r[few])
+    std = [small().fit(table).predict(np.zeros(40, int), np.unique(i), return_std=True)[1] for table in tables]
     assert std[1].mean() > 1.5 * std[0].mean()
 
 

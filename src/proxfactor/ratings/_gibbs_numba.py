@@ -189,9 +189,9 @@ def load(dtype: torch.dtype) -> Callable:
         spread = none if V is None else torch.empty_like(out)
         squares = torch.empty(len(own), dtype=dtype)
         weight = Z.new_empty(0) if cells.w is None else cells.w
-        given = (cells.indptr, cells.col, cells.t, weight, noise, own, Z, none if V is None else V, P, H)
-        given += (none if normal is None else normal, out, spread, squares)
-        arrays = [x.contiguous().numpy() for x in given]
+        draws = none if normal is None else normal
+        given = (cells.indptr, cells.col, cells.t, weight, noise, own, Z, none if V is None else V, P, H, draws)
+        arrays = [x.contiguous().numpy() for x in (*given, out, spread, squares)]
         in_threads(lambda first, last: compiled(*arrays, first, last), len(own), len(cells.t) * Z.shape[1])
         return out, None if V is None else spread, squares
 

@@ -51,9 +51,12 @@ class Cells:
         """From coordinates in any order."""
         order = np.argsort(row, kind="stable")
         indptr = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=rows))])
-        given = indptr, np.asarray(col, np.int32)[order], np.asarray(t, np.float64)[order]
-        weight = None if w is None else torch.from_numpy(np.asarray(w, np.float64)[order]).to(device)
-        return cls(*(torch.from_numpy(a).to(device) for a in given), weight)
+
+        def moved(a: Any, dtype: type) -> Tensor:
+            return torch.from_numpy(np.asarray(a, dtype)).to(device)
+
+        weight = None if w is None else moved(np.asarray(w)[order], np.float64)
+        return cls(moved(indptr, np.int64), moved(np.asarray(col)[order], np.int32), moved(np.asarray(t)[order], np.float64), weight)
 
     @cached_property
     def count(self) -> Tensor:
