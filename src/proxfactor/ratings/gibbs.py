@@ -55,8 +55,8 @@ class Cells:
         def moved(a: Any, dtype: type) -> Tensor:
             return torch.from_numpy(np.asarray(a, dtype)).to(device)
 
-        weight = None if w is None else moved(np.asarray(w)[order], np.float64)
-        return cls(moved(indptr, np.int64), moved(np.asarray(col)[order], np.int32), moved(np.asarray(t)[order], np.float64), weight)
+        col, t, w = (None if a is None else np.asarray(a)[order] for a in (col, t, w))
+        return cls(moved(indptr, np.int64), moved(col, np.int32), moved(t, np.float64), None if w is None else moved(w, np.float64))
 
     @cached_property
     def count(self) -> Tensor:
