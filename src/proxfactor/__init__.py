@@ -43,7 +43,9 @@ _HOME = {
     "archetypes": "Archetypes archetypal_analysis",
     "io": "load read save",
     "selection": "Advice Scan advise rank_scan",
-    "ratings": "EASE GFCF Bias ExplicitMF ImplicitMF Popularity PureSVD Recommender evaluate read_ratings split tune",
+    "ratings": """
+        EASE GFCF BayesianMF Bias ExplicitMF ImplicitMF Popularity PureSVD Recommender evaluate read_ratings split tune
+    """,
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

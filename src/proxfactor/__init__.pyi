@@ -187,6 +187,7 @@ from .prox import Unimodal as Unimodal
 from .prox import as_prox as as_prox
 from .ratings import EASE as EASE
 from .ratings import GFCF as GFCF
+from .ratings import BayesianMF as BayesianMF
 from .ratings import Bias as Bias
 from .ratings import ExplicitMF as ExplicitMF
 from .ratings import ImplicitMF as ImplicitMF

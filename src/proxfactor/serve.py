@@ -56,6 +56,9 @@ class Model:
     high: float | None = None
     draws: int = 1
     noise: Any = None  # (m,) variance of a rating about its score; with it predict knows a standard deviation
+    noise_items: Any = None  # (n,) what an item multiplies that variance by, None for ones
+    b_draws: Any = None  # (m, draws) the draws of b less their mean b, None for zeros
+    c_draws: Any = None  # (n, draws)
     info: dict[str, Any] = field(default_factory=dict)  # class, options, names of columns: what JSON can hold
     extra: dict[str, np.ndarray] = field(default_factory=dict)  # arrays that only another fit needs
 
@@ -64,7 +67,8 @@ class Model:
         X, Y = self.X, np.zeros((n, 0)) if self.Y is None else self.Y
         k = n if X is None else np.shape(Y)[-1]
         wanted = {"Y": (n, k), "b": (m,), "c": (n,), "fallback": (n,)}
-        wanted |= ({} if X is None else {"X": (m, k)}) | ({} if self.noise is None else {"noise": (m,)})
+        maybe = {"X": (m, k), "noise": (m,), "noise_items": (n,), "b_draws": (m, self.draws), "c_draws": (n, self.draws)}
+        wanted |= {name: shape for name, shape in maybe.items() if getattr(self, name) is not None}
         have = {name: getattr(self, name) for name in wanted} | {"Y": Y}
         have["c"] = np.zeros(n) if self.c is None else self.c
         have["b"] = np.zeros(m) if self.b is None else self.b
@@ -250,7 +254,8 @@ class Model:
                 2, dtype=np.float64
             )
             dots = draws.mean(1)
-            spread[at] = np.sqrt(draws.var(1) + self.noise[u])
+            draws += sum(bias[row] for bias, row in ((self.b_draws, u), (self.c_draws, i)) if bias is not None)
+            spread[at] = np.sqrt(draws.var(1) + self.noise[u] * (1 if self.noise_items is None else self.noise_items[i]))
         else:
             dots = np.einsum("ij,ij->i", self.X[u], self.Y[i])
         score[at] += (dots + self.c[i]).astype(np.float32)
@@ -431,7 +436,7 @@ class Model:
         shutil.copymode(folder / "model.json", folder / "model.safetensors")  # safetensors lets only the owner read
 
 
-_ARRAYS = ("X", "Y", "b", "c", "indptr", "indices", "values", "fallback", "noise")
+_ARRAYS = ("X", "Y", "b", "c", "indptr", "indices", "values", "fallback", "noise", "noise_items", "b_draws", "c_draws")
 _NUMBERS = ("mean", "low", "high", "draws")
 
 

@@ -1,11 +1,12 @@
 """Recommenders for people who come with a table: who rated what, in any data frame, and answers in the same one.
 
 ``tables`` reads ratings, ``splits`` parts them into what is learned from and what is kept to judge by, ``base`` says what
-every recommender can do, ``linear`` has those in closed form, ``mf`` those that factor, ``evaluation`` judges, ``tuning`` chooses
-options.
+every recommender can do, ``linear`` has those in closed form, ``mf`` those that factor, ``bayes`` the one that knows how sure
+it is (``gibbs`` draws for it), ``evaluation`` judges, ``tuning`` chooses options.
 """
 
 from .base import Recommender as Recommender
+from .bayes import BayesianMF as BayesianMF
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import ranking_measures as ranking_measures

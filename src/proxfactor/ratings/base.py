@@ -319,8 +319,9 @@ def _moved(model: Model, ratings: Ratings) -> Model:
         out[codes_of(old, new, what)] = array
         return out
 
-    users = {name: rows(getattr(model, name), model.users, ratings.users, "user") for name in ("X", "b", "noise")}
-    items = {name: rows(getattr(model, name), model.items, ratings.items, "item") for name in ("Y", "c", "fallback")}
+    users = {name: rows(getattr(model, name), model.users, ratings.users, "user") for name in ("X", "b", "b_draws", "noise")}
+    of_items = ("Y", "c", "c_draws", "noise_items", "fallback")
+    items = {name: rows(getattr(model, name), model.items, ratings.items, "item") for name in of_items}
     if model.X is None:
         items["Y"] = np.ascontiguousarray(rows(items["Y"].T, model.items, ratings.items, "item").T)
     indptr, indices, values = ratings.csr()
