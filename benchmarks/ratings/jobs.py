@@ -33,7 +33,7 @@ def load(out: Path) -> Results:
 
 
 def run(out: Path, jobs: Iterable[Job], say: Any, fresh: bool = False) -> None:
-    """Run what is missing; ``fresh`` runs all of it again."""
+    """Run what is missing or has failed; ``fresh`` runs all of it again."""
     out.mkdir(parents=True, exist_ok=True)
     results, jobs = load(out), list(dict.fromkeys(jobs))
     missing = {s.name for s in (*RATING, *RANKING, *SWEEPS, *LISTS) if not s.there}
@@ -42,7 +42,7 @@ def run(out: Path, jobs: Iterable[Job], say: Any, fresh: bool = False) -> None:
     if "BENCH_RATINGS" not in os.environ and any(job.data == "ml-100k" for job in jobs):
         say("MovieLens 100K is left out: give its file with --ratings u.data")
         jobs = [job for job in jobs if job.data != "ml-100k"]
-    todo = [job for job in jobs if job.system not in missing and (fresh or job.key not in results)]
+    todo = [job for job in jobs if job.system not in missing and (fresh or "error" in results.get(job.key, {"error": ""}))]
     for at, job in enumerate(todo):
         found = one(job)
         with (out / "results.jsonl").open("a") as lines:

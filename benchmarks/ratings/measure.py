@@ -9,9 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
@@ -80,8 +78,9 @@ def rmse(test: Cells, predicted: np.ndarray) -> float:
 
 def intervals(train: Cells, test: Cells, mean: np.ndarray, std: np.ndarray) -> dict[str, Any]:
     """Those of 90 %, not clipped, beside mean ± the half-width that is best of all for these very cells."""
-    from proxfactor.ratings.evaluation import rating_measures
     from scipy.special import ndtri
+
+    from proxfactor.ratings.evaluation import rating_measures
 
     half = np.quantile(np.abs(test.value - mean), 0.9, method="higher")
     measures = {"measures": ["interval_coverage", "interval_score"], "user": test.user}
@@ -153,19 +152,13 @@ def sweep(job: Job, system: System) -> dict[str, Any]:
 
 
 def warm(system: System, X: csr_matrix, job: Job) -> None:
-    """Imports, and every kernel of ours, so that each sweep takes the same road."""
+    """Imports, and the kernel of our ALS, which is fetched beside the work otherwise, so that each sweep takes the same road."""
     if system.package == "proxfactor":
         import torch
 
-        from proxfactor import ratings, solvers
         from proxfactor.compiled import wait_for_kernels
 
-        for package in (solvers, ratings):
-            for module in iter_modules(package.__path__):
-                if module.name.endswith("_numba"):
-                    with suppress(AttributeError):  # it is not one that is fetched beside the work
-                        name = f"{package.__name__}.{module.name}".removeprefix("proxfactor.")
-                        wait_for_kernels(name, torch.float32)
+        wait_for_kernels("solvers._als_numba", torch.float32)
     system.run(X, 4, job.threads, 2, lambda factors=None: None)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -164,16 +165,11 @@ RANKING = (
 # ── sweeps ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def our_sweeps(X: csr_matrix, k: int, threads: int, sweeps: int, see: Callable, exact: bool = False) -> None:
+def our_sweeps(X: csr_matrix, k: int, threads: int, sweeps: int, see: Callable, **options: Any) -> None:
     """ImplicitMF at implicit's own objective: w = c = α r, t = 1, a0 = 1, ν = 0."""
     import pyarrow as pa
+
     from proxfactor.ratings.mf import ImplicitMF
-
-    from proxfactor.solvers import ALS
-
-    class Exact(ImplicitMF):
-        def _solver(self, p: Any) -> Any:
-            return ALS(steps=None)
 
     def look(row: dict[str, Any]) -> None:
         see(lambda: factors(row["model"]()))
@@ -185,16 +181,11 @@ def our_sweeps(X: csr_matrix, k: int, threads: int, sweeps: int, see: Callable, 
             every[ids] = F
             yield every
 
-    kind = Exact if exact else ImplicitMF
-    model = kind(rank=k, reg=REG, nu=0.0, unobserved=1.0, max_iter=sweeps, tol=0.0)
+    model = ImplicitMF(rank=k, reg=REG, nu=0.0, unobserved=1.0, max_iter=sweeps, tol=0.0, **options)
     cells = X.tocoo()
     ones = np.ones(X.nnz, np.float32)
     clicks = pa.table({"user": cells.row, "item": cells.col, "click": ones, "weight": ALPHA * cells.data})
     model.fit(clicks, rating="click", weight="weight", callback=look)
-
-
-def exact_sweeps(X: csr_matrix, k: int, threads: int, sweeps: int, see: Callable) -> None:
-    our_sweeps(X, k, threads, sweeps, see, exact=True)
 
 
 def implicit_sweeps(X: csr_matrix, k: int, threads: int, sweeps: int, see: Callable) -> None:
@@ -235,7 +226,7 @@ def myfm_draws(X: csr_matrix, k: int, threads: int, sweeps: int, see: Callable) 
 
 SWEEPS = (
     System("ImplicitMF", our_sweeps),
-    System("ImplicitMF exact", exact_sweeps),
+    System("ImplicitMF exact", partial(our_sweeps, steps=None)),
     System("implicit", implicit_sweeps, "implicit", "implicit"),
     System("BayesianMF", our_draws),
     System("myFM", myfm_draws, "myfm", "myfm"),
