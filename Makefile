@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-bench
+RATERS := .venv-bench-ratings
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lint bench bench-solvers docs clean
+.PHONY: demo test test-all lint bench bench-solvers bench-ratings docs clean
 
 demo: $(VENV)/demo
 	$(BIN)/proxfactor demo
@@ -30,11 +31,14 @@ bench: $(VENV)/demo
 bench-solvers: $(PEERS)/ready
 	$(PEERS)/bin/python benchmarks/solvers $(BENCH)
 
+bench-ratings: $(RATERS)/ready
+	$(RATERS)/bin/python benchmarks/ratings $(BENCH)
+
 docs: $(VENV)/demo
 	$(BIN)/python docs/make.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) demo
+	rm -rf $(VENV) $(PEERS) $(RATERS) demo
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "proxfactor needs Python 3.11 or later; set PYTHON=...")'
@@ -44,6 +48,12 @@ $(PEERS)/ready: $(VENV)/bin/python pyproject.toml constraints.txt benchmarks/sol
 	$(VENV)/bin/python -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	$(PEERS)/bin/python benchmarks/solvers install
+	touch $@
+
+$(RATERS)/ready: $(VENV)/bin/python pyproject.toml constraints.txt benchmarks/ratings/systems.py
+	$(VENV)/bin/python -m venv $(RATERS)
+	$(RATERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(RATERS)/bin/python benchmarks/ratings install
 	touch $@
 
 $(VENV)/demo: $(VENV)/bin/python pyproject.toml constraints.txt
