@@ -33,8 +33,7 @@ def kernel(*signature: str, fastmath: bool | set[str] = False) -> Callable:
     return made
 
 
-@intrinsic
-def prefetch(_: Any, address: Any) -> Any:
+def _prefetch(_: Any, address: Any) -> Any:
     """Bring the 64 bytes at an address to the cache while other work goes on: what is gathered here and there comes late else."""
 
     def asked(context: Any, builder: Any, __: Any, args: Any) -> Any:
@@ -45,6 +44,9 @@ def prefetch(_: Any, address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), asked
+
+
+prefetch: Any = intrinsic(_prefetch)
 
 
 def in_threads(run: Callable[[int, int], None], size: int, entries: int, load: torch.Tensor | None = None) -> None:
