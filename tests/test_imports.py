@@ -69,7 +69,8 @@ def test_no_floor_holds_a_cycle():
 @pytest.mark.parametrize("file", [f for f in FILES if module(f) in FLOORS[0]], ids=lambda f: f.name)
 def test_the_ground_floor_imports_torch_numpy_and_the_standard_library_only(file):
     foreign = {name for _, name in imports(file, top=True) if name}
-    assert foreign <= {"torch", "numpy", *sys.stdlib_module_names} | ({"numba", "llvmlite"} if file.name.endswith("_numba.py") else set())
+    compiled = {"numba", "llvmlite"} if file.name.endswith("_numba.py") else set()
+    assert foreign <= {"torch", "numpy", *sys.stdlib_module_names} | compiled
 
 
 def test_compiled_kernels_are_imported_by_the_functions_that_use_them():
