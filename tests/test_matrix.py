@@ -509,3 +509,13 @@ def test_squares_are_weighted_sums_over_the_stored_cells():
     X, w = r.standard_normal((6, 4)), r.uniform(0, 2, (6, 4))
     assert Dense(X, w).squares().item() == pytest.approx((w * X**2).sum())
     assert Observed(X).squares().item() == pytest.approx((X**2).sum())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_sum_of_squares_is_that_of_float64_whatever_the_dtype_and_the_layout(weighted):
+    g = torch.Generator().manual_seed(0)
+    X, w = (torch.rand(700, 900, generator=g) for _ in range(2))  # more than one block of rows
+    M = Dense(X, w if weighted else None)
+    exact = (X.double().square() * (w.double() if weighted else 1.0)).sum().item()
+    for made in (M, M.T, Sparse(X.to_sparse(), w if weighted else None)):
+        assert made.squares().item() == pytest.approx(exact, rel=1e-12)

@@ -315,7 +315,7 @@ def _begun_small(problem: Problem, pair: Range, solver: Alternating, W: Tensor, 
         for _ in range(4):
             state = solver.step(small, state)
         now = small.quick_value(state.W, state.H) + rest
-        if bool(before - now < 1e-5 * now):
+        if bool(before - now < 1e-4 * now):
             break
         before = now
     return (state.W, state.H) if bool(first - now > 0.01 * now) else (W, H)

@@ -88,10 +88,12 @@ class Matrix(ABC):
     def squares(self) -> Tensor:
         """Σ w x² over the stored cells, one float64 number."""
         x, w = self.entries(), self.weight
-        if w is None:
-            return torch.linalg.vector_norm(x, dtype=torch.float64).square()
-        few = max(1, 2**20 * len(x) // max(1, x.numel()))  # so that float64 copies of them do not count
-        parts = [(a.double().square() * c).sum() for a, c in zip(x.split(few), w.split(few), strict=True)]
+        few = max(1, 2**18 * len(x) // max(1, x.numel()))  # so that float64 copies of them stay in the cache
+        weights = [None] * -(-len(x) // few) if w is None else w.split(few)
+        parts = [
+            torch.linalg.vector_norm(a.double() if c is None else a.double() * c.double().sqrt()).square()
+            for a, c in zip(x.split(few), weights, strict=True)
+        ]
         return sum(parts, x.new_zeros((), dtype=torch.float64))
 
     def blocks(self, row_bytes: int, size: int = BLOCK) -> Iterator[tuple[slice, Matrix]]:
@@ -140,7 +142,7 @@ class Dense(Matrix):
         if weight is not None and _is_sparse(weight):
             raise ValueError("weight is sparse and X is not; give weight as a dense array, or X as Sparse or Observed")
         weight = None if weight is None else _spread(weight, values, (values.shape[0], values.shape[1]))
-        if weight is not None or not bool(values.sum().isfinite()):  # one pass says that nothing is odd
+        if weight is not None or not _finite(values):
             holes = values.isnan()
             if bool(holes.any()):
                 weight = (~holes).to(values) if weight is None else weight.masked_fill(holes, 0.0)
@@ -289,8 +291,7 @@ class Stored(Matrix):
             self._weigh(weight, background)
         elif isinstance(X, Stored):
             self.weight = X.weight
-        holes = values.isnan()
-        if bool(holes.any()):
+        if not _finite(values) and bool((holes := values.isnan()).any()):
             self.weight = (torch.ones_like(values) if self.weight is None else self.weight).masked_fill(holes, 0.0)
         if self.weight is not None:
             self.values = values.masked_fill(self.weight == 0, 0.0)
@@ -626,7 +627,7 @@ def _kind(X: Any, weight: Any) -> Matrix:
         return Sparse(X, weight)
     values = floating(X, "X")
     _check_2d(values)
-    holes = 0 if bool(values.sum().isfinite()) else values.isnan().sum().item()
+    holes = 0 if _finite(values) else values.isnan().sum().item()
     if 2 * holes <= values.numel():
         return Dense(values, weight)
     return Observed(values, weight)
@@ -750,9 +751,13 @@ def _check_dims(shape: tuple[int, ...]) -> None:
         raise ValueError(f"X has shape {shape}; a matrix has two dims, e.g. images become rows by X.reshape(len(X), -1)")
 
 
+def _finite(values: Tensor) -> bool:
+    """Whether all are finite, asked in one pass; False as well where their sum is too large to be a number."""
+    return bool(values.sum().isfinite())
+
+
 def _check_finite(values: Tensor, X: Stored | None = None) -> None:
-    bad = ~values.isfinite()
-    if bool(bad.any()):
+    if not _finite(values) and bool((bad := ~values.isfinite()).any()):
         at = tuple(bad.nonzero()[0].tolist())
         row, col = at if X is None else (X._rows()[at].item(), X.col[at].item())
         raise ValueError(

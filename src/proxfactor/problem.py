@@ -261,8 +261,10 @@ class Problem:
     @cached_property
     def _excess(self) -> Tensor | None:
         """The weight of each stored cell over the background, None where they are all alike."""
-        w = torch.ones_like(self.X.entries()) if self.X.weight is None else self.X.weight
-        excess = w - self.X.background
+        w, background = self.X.weight, self.X.background
+        if w is None:
+            return None if background == 1 else torch.full_like(self.X.entries(), 1 - background)
+        excess = w - background
         return excess if bool((excess != 0).any()) else None
 
     def normal(self, B: Tensor) -> Quadratic:
