@@ -141,7 +141,7 @@ def _orthant(problem: Problem, rank: int) -> bool:
 def _mostly_known(problem: Problem) -> bool:
     """Whether at least half of the cells are data, those that are not stored of the same weight as those that are."""
     X = problem.X
-    known = X.entries().numel() if X.weight is None else int((X.weight > 0).sum())
+    known = X.stored if X.weight is None else int((X.weight > 0).sum())
     odd = bool(X.background) and problem._excess is not None
     cells = [X.shape[0] * X.shape[1] if X.background else known, X.shape[0] * X.shape[1], odd]
     (told,) = problem.rows.sum(torch.tensor(cells, dtype=torch.float64, device=X.device))

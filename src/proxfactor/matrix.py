@@ -51,6 +51,11 @@ class Matrix(ABC):
     def entries(self) -> Tensor:
         """The values of the stored cells, in this matrix's own layout."""
 
+    @property
+    def stored(self) -> int:
+        """The number of stored cells."""
+        return self.entries().numel()
+
     @abstractmethod
     def predict(self, A: Tensor, B: Tensor) -> Tensor:
         """a_i·b_j at the stored cells, for A (m, k) and B (n, k), in the layout of ``entries``."""
@@ -70,6 +75,12 @@ class Matrix(ABC):
     @abstractmethod
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
         """The same matrix on another device or in another floating-point dtype."""
+
+    def scaled(self, factor: float) -> Matrix:
+        """The same cells with their values times a number."""
+        made = self.like(self.entries() * factor)
+        made.weight = self.weight
+        return made
 
     @abstractmethod
     def along(self, v: Tensor, dim: int) -> Tensor:
@@ -112,7 +123,7 @@ class Matrix(ABC):
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return f"{type(self).__name__}({m} x {n}, {self.entries().numel()} stored, {str(self.dtype).removeprefix('torch.')})"
+        return f"{type(self).__name__}({m} x {n}, {self.stored} stored, {str(self.dtype).removeprefix('torch.')})"
 
 
 def _outer_products(S: Matrix, B: Tensor) -> Tensor:
@@ -176,7 +187,7 @@ class Dense(Matrix):
         return A @ B.mT
 
     def like(self, values: Tensor) -> Dense:
-        return self._of(values)
+        return Dense._of(values)
 
     def __matmul__(self, B: Tensor) -> Tensor:
         return (B.mT @ self.values.mT).mT  # BLAS is up to three times as fast with the thin factor first
@@ -212,6 +223,47 @@ class Dense(Matrix):
         change = self.weight - whole.to(self.weight)[:, None]
         few = (change != 0).sum() * 4 < change.numel()
         return (Observed._dense(change, change != 0) if bool(few) else Dense._of(change)), whole
+
+
+class Scaled(Dense):
+    """factor · X for an X without weights that stays as it is: products are multiplied, which are thin; cells when asked for.
+
+    >>> Scaled(Dense(torch.eye(2)), 3.0) @ torch.ones(2, 1)
+    tensor([[3.],
+            [3.]])
+    """
+
+    weight = None
+
+    def __init__(self, X: Dense, factor: float):
+        self.X, self.factor = X, factor
+        self.shape, self.dtype, self.device = X.shape, X.dtype, X.device
+
+    @cached_property
+    def values(self) -> Tensor:  # type: ignore[override]
+        return self.X.values * self.factor
+
+    @property
+    def stored(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @cached_property
+    def T(self) -> Matrix:
+        flipped = Scaled(self.X.T, self.factor)  # type: ignore[arg-type]
+        flipped.__dict__["T"] = self
+        return flipped
+
+    def __matmul__(self, B: Tensor) -> Tensor:
+        return (self.X @ B).mul_(self.factor)
+
+    def squares(self) -> Tensor:
+        return self.X.squares() * self.factor**2
+
+    def take(self, rows: Index) -> Self:
+        return type(self)(self.X.take(rows), self.factor)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        return type(self)(self.X.to(device, dtype), self.factor)
 
 
 class LowRank(Matrix):

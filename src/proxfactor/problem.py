@@ -218,7 +218,7 @@ class Problem:
     @cached_property
     def _cells_at_most(self) -> int:
         """The stored cells, the same number on every process."""
-        return int(self.cols.max(self.rows.max(torch.tensor(self.X.entries().numel(), device=self.X.device))))
+        return int(self.cols.max(self.rows.max(torch.tensor(self.X.stored, device=self.X.device))))
 
     def blocks(self, rank: int) -> list[tuple[slice, Problem]]:
         """(rows, that part of the problem), as few as there can be while the models of a block fit into memory."""
@@ -237,7 +237,7 @@ class Problem:
     @cached_property
     def _row_bytes(self) -> int:
         """Bytes of a row's cells and temporaries, the same number on every process."""
-        mine = torch.tensor(self.X.entries().numel() // max(1, self.X.shape[0]) * 32, device=self.X.device)
+        mine = torch.tensor(self.X.stored // max(1, self.X.shape[0]) * 32, device=self.X.device)
         return int(self.cols.max(self.rows.max(mine)))
 
     @cached_property
@@ -250,7 +250,7 @@ class Problem:
             return 1
         if not self.X.background:
             return 5 if self._cells_at_most >= MANY else 1
-        cells, stored = self.X.shape[0] * self.X.shape[1], max(1, self.X.entries().numel())
+        cells, stored = self.X.shape[0] * self.X.shape[1], max(1, self.X.stored)
         return int(self.cols.max(self.rows.max(torch.tensor(1 + cells // (4 * stored), device=self.X.device))))
 
     @cached_property

@@ -26,7 +26,7 @@ EM = 5
 def compiled(X: Matrix, rank: int, passes: int) -> Any:
     """The compiled form of ``rows``, None where there is none yet or the torch form has to serve: the one place that decides."""
     known = X.dtype in (torch.float32, torch.float64) and X.device.type == "cpu"
-    return kernels("solvers._kl_numba", X.dtype, 8.0 * X.entries().numel() * rank * passes) if known else None
+    return kernels("solvers._kl_numba", X.dtype, 8.0 * X.stored * rank * passes) if known else None
 
 
 class Terms(NamedTuple):
