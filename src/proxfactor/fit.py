@@ -371,7 +371,8 @@ class _Loop:
                 self._look()
 
     def _sweeps(self) -> None:
-        still, best, look = 0, (math.inf, math.inf), 1
+        still, best = 0, (math.inf, math.inf)
+        look = max(1, self.problem.gap // 2)  # where a look costs as much as sweeps, the first sweep is not worth one
         while not self.stopped:
             self.state = self.sweeper.step(self.free, self.state)
             at = self.state.sweep
