@@ -398,6 +398,7 @@ class Problem:
         pred = self.X.predict(A, B)
         return self._slope(pred, A, B), self.X.like(self._cells("yardstick", pred)) @ B.square()
 
+    @torch.no_grad()
     def _curvature_at_zero(self, A: Tensor, B: Tensor) -> Tensor:
         """Σ_j yardstick(a_i·b_j, 0) b_jq² over all cells, (m, k) or (k,); they are visited some rows at a time.
 
@@ -409,14 +410,16 @@ class Problem:
         known = self.__dict__.pop("_at_zero", None)
         if known and (_mark(A), _mark(B)) == (_mark(known[0]), _mark(known[1])):
             return known[2]
-        across, mine, theirs = B.mT.contiguous(), [], torch.zeros_like(B)
-        for part in A.split(max(1, 2**18 // max(1, len(B)))):  # so few cells that they stay in the cache
-            bends = self.loss.yardstick_at_zero(part @ across)
-            mine.append(bends @ squares)
+        across, mine, theirs = B.mT.contiguous(), torch.empty_like(A), torch.zeros_like(B)
+        few = max(1, 2**18 // max(1, len(B)))  # rows with so few cells that they stay in the cache, and in one place of it
+        room = A.new_empty(min(few, len(A)), len(B))
+        for part, own in zip(A.split(few), mine.split(few), strict=True):
+            bends = self.loss.yardstick_at_zero(torch.mm(part, across, out=room[: len(part)]))
+            own.copy_(bends @ squares)
             theirs.addmm_(bends.mT, part.square())
         if "T" in self.__dict__:
             self.T.__dict__["_at_zero"] = B, A, theirs
-        return torch.cat(mine)
+        return mine
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Problem]]:
@@ -514,14 +517,21 @@ class Problem:
         slope, D = self._gradient_and_curvature(A, B)
         if len(D) == 1 and bool((D > 0).all()):  # as good as always, and then half of the work is spared
             D = group_metric(prox, D, tuple(A.shape), "mean")
-            R = (A - prox(A - slope / D, 1 / D)).double() * D.double().sqrt()
+            R = A - prox(A - slope / D, 1 / D)
         else:
             D = group_metric(prox, _usable(prox, D.expand(A.shape), slope), tuple(A.shape), "mean")
             has = D > 0
             safe = torch.where(has, D, 1.0)
             moved = prox(torch.where(has, A - slope / safe, A), 1 / safe)
-            R = torch.where(has, A - moved, 0.0).double() * safe.double().sqrt()
-        return R.square().sum(0), (A.double().square() * D.double()).sum(0)
+            R = torch.where(has, A - moved, 0.0)
+        return _squares(R, D), _squares(A, D)
+
+
+def _squares(F: Tensor, D: Tensor) -> Tensor:
+    """Σ_i d_iq f_iq² (k,) in float64, some rows at a time: copies of a whole factor would be the most that a fit holds."""
+    few = max(1, 2**16 // F.shape[1])
+    parts = zip(F.split(few), D.expand(F.shape).split(few), strict=True)
+    return sum((f.double().square() * d.double()).sum(0) for f, d in parts)
 
 
 def _worst_of(top: Tensor, size: Tensor) -> Tensor:
