@@ -570,6 +570,14 @@ def test_large_data_is_fitted_to_a_per_mille_in_eight_passes(dtype, given):
     assert near[0] <= 8
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_a_start_in_float32_is_taken_only_where_float32_can_hold_the_data(scale):
+    result = factorize(large() * scale, 5, W="box(0, 1)", H=f"nonneg + l1({scale})", tol=1e-4)  # a penalty: X is not divided
+    assert result.converged
+    assert result.error == pytest.approx(0.04198, rel=1e-3)
+    assert result.factors[1].dtype == torch.float64
+
+
 def test_passes_over_the_data_are_counted():
     result = factorize(large(), 5, W="nonneg", H="nonneg", init="random", max_iter=3, tol=1e-9)
     rows = result.history

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 
 import proxfactor.matrix as module
-from proxfactor.matrix import Dense, LowRank, Matrix, Observed, Sparse, Table, as_matrix, as_table, memory_for
+from proxfactor.matrix import Dense, LowRank, Matrix, Observed, Scaled, Sparse, Table, as_matrix, as_table, memory_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC|BSR|invariant):UserWarning")
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
@@ -509,3 +509,27 @@ def test_squares_are_weighted_sums_over_the_stored_cells():
     X, w = r.standard_normal((6, 4)), r.uniform(0, 2, (6, 4))
     assert Dense(X, w).squares().item() == pytest.approx((w * X**2).sum())
     assert Observed(X).squares().item() == pytest.approx((X**2).sum())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_sum_of_squares_is_that_of_float64_whatever_the_dtype_and_the_layout(weighted):
+    g = torch.Generator().manual_seed(0)
+    X, w = (torch.rand(700, 900, generator=g) for _ in range(2))  # more than one block of rows
+    M = Dense(X, w if weighted else None)
+    exact = (X.double().square() * (w.double() if weighted else 1.0)).sum().item()
+    for made in (M, M.T, Sparse(X.to_sparse(), w if weighted else None)):
+        assert made.squares().item() == pytest.approx(exact, rel=1e-12)
+
+
+def test_a_scaled_matrix_is_the_dense_one_of_its_cells_and_makes_them_only_when_asked():
+    g = torch.Generator().manual_seed(0)
+    X, F, E = (torch.rand(s, generator=g, dtype=torch.float64) for s in ((7, 5), (5, 3), (7, 3)))
+    scaled, dense = Scaled(Dense(X), 0.25), Dense(X * 0.25)
+    assert torch.equal(scaled @ F, dense @ F)
+    assert torch.equal(scaled.T @ E, dense.T @ E)
+    torch.testing.assert_close(scaled.squares(), dense.squares())
+    assert (scaled.stored, scaled.T.stored, scaled.T.T) == (35, 35, scaled)
+    assert torch.equal(scaled.to(dtype=torch.float32) @ F.float(), Dense(X.float() * 0.25) @ F.float())
+    assert "values" not in scaled.__dict__
+    assert torch.equal(scaled.take(slice(2, 4)).T.entries(), dense.take(slice(2, 4)).T.entries())
+    assert torch.equal(scaled.like(scaled.entries()).entries(), dense.entries())

@@ -323,3 +323,11 @@ def test_multiplicative_updates_never_raise_a_beta_divergence(loss):
         values.append(problem.value(state.W, state.H).item())
     assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(values))
     assert values[-1] < 0.5 * values[0]
+
+
+def test_the_solver_is_chosen_without_a_transpose_of_the_data():
+    problem = Problem(Sparse(torch.eye(4).to_sparse_csr()), "kl", "nonneg", "simplex(dim=0)")
+    assert isinstance(auto(problem), KLNewton)
+    KLNewton().check(problem)
+    assert "T" not in problem.__dict__
+    assert "T" not in problem.X.__dict__

@@ -123,18 +123,22 @@ def proxfactor_sweeps(data, X, start, see, solver="auto"):
 
 
 def wait_for_all_kernels(dtype: str) -> None:
-    """Until every kernel of a solver is there, whether the first call asked for it or not."""
+    """Until every kernel of a solver or a loss is there, whether the first call asked for it or not."""
     from pkgutil import iter_modules
 
     import torch
 
-    from proxfactor import solvers
+    from proxfactor import losses, solvers
     from proxfactor.compiled import wait_for_kernels
 
-    for module in iter_modules(solvers.__path__):
-        if module.name.endswith("_numba"):
-            with contextlib.suppress(AttributeError):  # it is not one that is fetched beside the work
-                wait_for_kernels(f"solvers.{module.name}", {"f32": torch.float32, "f64": torch.float64}[dtype])
+    for package in (solvers, losses):
+        for module in iter_modules(package.__path__):
+            if module.name.endswith("_numba"):
+                with contextlib.suppress(AttributeError):  # it is not one that is fetched beside the work
+                    name = f"{package.__name__.split('.')[-1]}.{module.name}"
+                    wait_for_kernels(name, {"f32": torch.float32, "f64": torch.float64}[dtype])
+                    if package is losses:  # a value is summed in float64 whatever the dtype
+                        wait_for_kernels(name, torch.float64)
 
 
 # ── peers ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,7 +21,7 @@ from .chunked import Chunked
 from .freed import Back, freed
 from .inits import Range, range_of, resized, start
 from .losses import Loss
-from .matrix import LowRank, Matrix, Table, as_table, memory_for
+from .matrix import Dense, LowRank, Matrix, Scaled, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import APG, Alternating, Memory, Solver, as_solver
@@ -253,8 +253,9 @@ def factorize(
     first = _cone_times(scaled, init.factors if isinstance(init, Result) else init, 2.0**-power)
     first = _with_rank(scaled, first, rank, seed) if isinstance(init, Result) else first
     how_free = as_solver(solver, free)
-    pair = None if isinstance(init, Result) or not _large(free, rank) else range_of(free, rank + 10, seed)
-    W0, H0 = start(free if isinstance(init, str) else scaled, rank, first, seed, pair)
+    pair = None if isinstance(init, Result) or not _large(free, rank) else range_of(_light(free), rank + 10, seed)
+    exact = None if pair is None else (pair[0].to(free.X.dtype), pair[1].to(free.X.dtype))
+    W0, H0 = start(free if isinstance(init, str) else scaled, rank, first, seed, exact)
     if pair is not None:
         W0, H0 = _begun_small(free, pair, how_free, W0, H0)
     settings = {
@@ -297,7 +298,14 @@ def _large(problem: Problem, rank: int) -> bool:
     alone = problem.rows.size == problem.cols.size == 1
     if not (problem.loss.quadratic and problem.shared and alone) or problem.ties or isinstance(problem, Streamed):
         return False
-    return 10 * (rank + 10) * sum(problem.X.shape) <= problem.X.entries().numel()
+    return 10 * (rank + 10) * sum(problem.X.shape) <= problem.X.stored
+
+
+def _light(problem: Problem) -> Problem:
+    """The problem in float32, if it fits there: to begin takes no more digits, and half of the time."""
+    X = problem.X
+    fits = 1e-12 < problem.size / (X.shape[0] * X.shape[1]) < 1e12
+    return problem.changed(X=X.to(dtype=torch.float32)) if isinstance(X, Dense) and fits else problem
 
 
 def _begun_small(problem: Problem, pair: Range, solver: Alternating, W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,17 +316,18 @@ def _begun_small(problem: Problem, pair: Range, solver: Alternating, W: Tensor, 
     """
     small = dataclasses.replace(problem, X=LowRank(*pair))
     rest = (problem.size - small.size) / 2
+    rounding = problem.size * torch.finfo(pair[0].dtype).eps
     solver = solver.brief()
-    state = solver.init(small, W, H)
-    first = before = small.quick_value(W, H) + rest
+    state = solver.init(small, W.to(pair[0]), H.to(pair[0]))
+    first = before = small.quick_value(state.W, state.H) + rest
     for _ in range(50):
         for _ in range(4):
             state = solver.step(small, state)
         now = small.quick_value(state.W, state.H) + rest
-        if bool(before - now < 1e-5 * now):
+        if bool(before - now < 1e-4 * now + rounding):
             break
         before = now
-    return (state.W, state.H) if bool(first - now > 0.01 * now) else (W, H)
+    return (state.W.to(W), state.H.to(H)) if bool(first - now > 0.01 * now) else (W, H)
 
 
 class _Loop:
@@ -362,7 +371,8 @@ class _Loop:
                 self._look()
 
     def _sweeps(self) -> None:
-        still, best, look = 0, (math.inf, math.inf), 1
+        still, best = 0, (math.inf, math.inf)
+        look = max(1, self.problem.gap // 2)  # where a look costs as much as sweeps, the first sweep is not worth one
         while not self.stopped:
             self.state = self.sweeper.step(self.free, self.state)
             at = self.state.sweep
@@ -473,7 +483,7 @@ def _threads(problem: Problem, rank: int) -> Iterator[None]:
     """One thread where a product with X is too small to share: to wait for the others would cost more than they save."""
     before = torch.get_num_threads()
     in_memory = not isinstance(problem.X, Chunked)
-    small = in_memory and problem.X.device.type == "cpu" and problem.X.entries().numel() * rank < SMALL
+    small = in_memory and problem.X.device.type == "cpu" and problem.X.stored * rank < SMALL
     torch.set_num_threads(1 if small else before)
     try:
         yield
@@ -624,11 +634,9 @@ def _unit(loss: Loss, power: int) -> float:
 def _divided(problem: Problem, power: int) -> Problem:
     if power == 0:
         return problem
-    if isinstance(problem.X, Chunked):
-        return dataclasses.replace(problem, X=problem.X.scaled(2.0**-power))
-    X = problem.X.like(problem.X.entries() * 2.0**-power)
-    X.weight = problem.X.weight
-    return dataclasses.replace(problem, X=X)
+    X, factor = problem.X, 2.0**-power
+    only_products = isinstance(X, Dense) and X.weight is None and problem.loss.quadratic and abs(power) <= 64
+    return dataclasses.replace(problem, X=Scaled(X, factor) if only_products else X.scaled(factor))
 
 
 def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:

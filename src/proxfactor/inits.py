@@ -60,10 +60,11 @@ def start(problem: Problem, rank: int, init: Any = "auto", seed: int = 0, pair: 
         F = torch.full(shape, torch.nan) if F is None else floating(F, f"init: {name}")
         if tuple(F.shape) != shape:
             raise ValueError(f"init: {name} has shape {tuple(F.shape)}; for this data and rank {rank} it must be {shape}")
-        if bool(F.isinf().any()):
+        whole = bool(F.sum().isfinite())
+        if not whole and bool(F.isinf().any()):
             raise ValueError(f"init: {name} holds inf; every entry of a start is finite, or NaN where it is not known")
         F = F.to(problem.X.device, problem.X.dtype)
-        if not bool(F.isnan().any()):
+        if whole or not bool(F.isnan().any()):
             away, size = prox.violation(F).amax(), F.abs().amax()
             if bool(away > torch.finfo(F.dtype).eps ** 0.5 * torch.maximum(size, prox(F, 0.0).abs().amax())):
                 way = f"start inside, e.g. from prox({name}, 0.0)"
@@ -140,7 +141,7 @@ def _orthant(problem: Problem, rank: int) -> bool:
 def _mostly_known(problem: Problem) -> bool:
     """Whether at least half of the cells are data, those that are not stored of the same weight as those that are."""
     X = problem.X
-    known = X.entries().numel() if X.weight is None else int((X.weight > 0).sum())
+    known = X.stored if X.weight is None else int((X.weight > 0).sum())
     odd = bool(X.background) and problem._excess is not None
     cells = [X.shape[0] * X.shape[1] if X.background else known, X.shape[0] * X.shape[1], odd]
     (told,) = problem.rows.sum(torch.tensor(cells, dtype=torch.float64, device=X.device))
@@ -400,12 +401,15 @@ def _completed(problem: Problem, W: Tensor, H: Tensor, seed: int) -> tuple[Tenso
     counts = {}
     for i, (name, p) in enumerate(sides.items()):
         F, sure = given[name], known[name]
-        drawn = _random(p, F.shape[1], seed, i)
-        told = torch.stack([F.nan_to_num().abs().sum().double(), sure.double().sum(), torch.ones_like(F).double().sum()])
+        told = torch.stack([F.nan_to_num().abs().sum().double(), sure.sum().double(), torch.ones_like(sure).sum().double()])
         total, count, every = p.rows.sum(told)[0]
         counts[name] = (count / every).item()
+        if counts[name] == 1:
+            made[name] = F
+            continue
+        drawn = _random(p, F.shape[1], seed, i)
         size = torch.where(total > 0, total / count, drawn.abs().mean()).to(F) / drawn.abs().mean()
-        made[name] = F if counts[name] == 1 else torch.where(sure, F, drawn * size)
+        made[name] = torch.where(sure, F, drawn * size)
     for name in sorted((n for n in made if counts[n] < 1), key=counts.__getitem__):  # the side that is least known first
         p, other = sides[name], made["H" if name == "W" else "W"]
         made[name] = p.prox_W(_answer(p, made[name], other, known[name]), 0.0)

@@ -51,6 +51,11 @@ class Matrix(ABC):
     def entries(self) -> Tensor:
         """The values of the stored cells, in this matrix's own layout."""
 
+    @property
+    def stored(self) -> int:
+        """The number of stored cells."""
+        return self.entries().numel()
+
     @abstractmethod
     def predict(self, A: Tensor, B: Tensor) -> Tensor:
         """a_i·b_j at the stored cells, for A (m, k) and B (n, k), in the layout of ``entries``."""
@@ -71,6 +76,12 @@ class Matrix(ABC):
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
         """The same matrix on another device or in another floating-point dtype."""
 
+    def scaled(self, factor: float) -> Matrix:
+        """The same cells with their values times a number."""
+        made = self.like(self.entries() * factor)
+        made.weight = self.weight
+        return made
+
     @abstractmethod
     def along(self, v: Tensor, dim: int) -> Tensor:
         """v holds a number per row (dim 0) or per column (dim 1): each one at its stored cells."""
@@ -88,10 +99,12 @@ class Matrix(ABC):
     def squares(self) -> Tensor:
         """Σ w x² over the stored cells, one float64 number."""
         x, w = self.entries(), self.weight
-        if w is None:
-            return torch.linalg.vector_norm(x, dtype=torch.float64).square()
-        few = max(1, 2**20 * len(x) // max(1, x.numel()))  # so that float64 copies of them do not count
-        parts = [(a.double().square() * c).sum() for a, c in zip(x.split(few), w.split(few), strict=True)]
+        few = max(1, 2**18 * len(x) // max(1, x.numel()))  # so that float64 copies of them stay in the cache
+        weights = [None] * -(-len(x) // few) if w is None else w.split(few)
+        parts = [
+            torch.linalg.vector_norm(a.double() if c is None else a.double() * c.double().sqrt()).square()
+            for a, c in zip(x.split(few), weights, strict=True)
+        ]
         return sum(parts, x.new_zeros((), dtype=torch.float64))
 
     def blocks(self, row_bytes: int, size: int = BLOCK) -> Iterator[tuple[slice, Matrix]]:
@@ -110,7 +123,7 @@ class Matrix(ABC):
 
     def __repr__(self) -> str:
         m, n = self.shape
-        return f"{type(self).__name__}({m} x {n}, {self.entries().numel()} stored, {str(self.dtype).removeprefix('torch.')})"
+        return f"{type(self).__name__}({m} x {n}, {self.stored} stored, {str(self.dtype).removeprefix('torch.')})"
 
 
 def _outer_products(S: Matrix, B: Tensor) -> Tensor:
@@ -140,7 +153,7 @@ class Dense(Matrix):
         if weight is not None and _is_sparse(weight):
             raise ValueError("weight is sparse and X is not; give weight as a dense array, or X as Sparse or Observed")
         weight = None if weight is None else _spread(weight, values, (values.shape[0], values.shape[1]))
-        if weight is not None or not bool(values.sum().isfinite()):  # one pass says that nothing is odd
+        if weight is not None or not _finite(values):
             holes = values.isnan()
             if bool(holes.any()):
                 weight = (~holes).to(values) if weight is None else weight.masked_fill(holes, 0.0)
@@ -171,10 +184,10 @@ class Dense(Matrix):
         return self.values
 
     def predict(self, A: Tensor, B: Tensor) -> Tensor:
-        return A @ B.mT
+        return (B @ A.mT).mT if self.values.stride(0) == 1 else A @ B.mT
 
     def like(self, values: Tensor) -> Dense:
-        return self._of(values)
+        return Dense._of(values)
 
     def __matmul__(self, B: Tensor) -> Tensor:
         return (B.mT @ self.values.mT).mT  # BLAS is up to three times as fast with the thin factor first
@@ -210,6 +223,47 @@ class Dense(Matrix):
         change = self.weight - whole.to(self.weight)[:, None]
         few = (change != 0).sum() * 4 < change.numel()
         return (Observed._dense(change, change != 0) if bool(few) else Dense._of(change)), whole
+
+
+class Scaled(Dense):
+    """factor · X for an X without weights that stays as it is: products are multiplied, which are thin; cells when asked for.
+
+    >>> Scaled(Dense(torch.eye(2)), 3.0) @ torch.ones(2, 1)
+    tensor([[3.],
+            [3.]])
+    """
+
+    weight = None
+
+    def __init__(self, X: Dense, factor: float):
+        self.X, self.factor = X, factor
+        self.shape, self.dtype, self.device = X.shape, X.dtype, X.device
+
+    @cached_property
+    def values(self) -> Tensor:  # type: ignore[override]
+        return self.X.values * self.factor
+
+    @property
+    def stored(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @cached_property
+    def T(self) -> Matrix:
+        flipped = Scaled(self.X.T, self.factor)  # type: ignore[arg-type]
+        flipped.__dict__["T"] = self
+        return flipped
+
+    def __matmul__(self, B: Tensor) -> Tensor:
+        return (self.X @ B).mul_(self.factor)
+
+    def squares(self) -> Tensor:
+        return self.X.squares() * self.factor**2
+
+    def take(self, rows: Index) -> Self:
+        return type(self)(self.X.take(rows), self.factor)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> Self:
+        return type(self)(self.X.to(device, dtype), self.factor)
 
 
 class LowRank(Matrix):
@@ -289,8 +343,7 @@ class Stored(Matrix):
             self._weigh(weight, background)
         elif isinstance(X, Stored):
             self.weight = X.weight
-        holes = values.isnan()
-        if bool(holes.any()):
+        if not _finite(values) and bool((holes := values.isnan()).any()):
             self.weight = (torch.ones_like(values) if self.weight is None else self.weight).masked_fill(holes, 0.0)
         if self.weight is not None:
             self.values = values.masked_fill(self.weight == 0, 0.0)
@@ -626,7 +679,7 @@ def _kind(X: Any, weight: Any) -> Matrix:
         return Sparse(X, weight)
     values = floating(X, "X")
     _check_2d(values)
-    holes = 0 if bool(values.sum().isfinite()) else values.isnan().sum().item()
+    holes = 0 if _finite(values) else values.isnan().sum().item()
     if 2 * holes <= values.numel():
         return Dense(values, weight)
     return Observed(values, weight)
@@ -750,9 +803,13 @@ def _check_dims(shape: tuple[int, ...]) -> None:
         raise ValueError(f"X has shape {shape}; a matrix has two dims, e.g. images become rows by X.reshape(len(X), -1)")
 
 
+def _finite(values: Tensor) -> bool:
+    """Whether all are finite, asked in one pass; False as well where their sum is too large to be a number."""
+    return bool(values.sum().isfinite())
+
+
 def _check_finite(values: Tensor, X: Stored | None = None) -> None:
-    bad = ~values.isfinite()
-    if bool(bad.any()):
+    if not _finite(values) and bool((bad := ~values.isfinite()).any()):
         at = tuple(bad.nonzero()[0].tolist())
         row, col = at if X is None else (X._rows()[at].item(), X.col[at].item())
         raise ValueError(

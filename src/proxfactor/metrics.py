@@ -121,7 +121,7 @@ def _factors(X: Matrix, W: Any, H: Any) -> tuple[Tensor, Tensor]:
 
 def _cells(X: Matrix, A: Tensor, B: Tensor) -> Iterator[tuple[tuple[slice, Matrix], Tensor, Tensor, Tensor]]:
     """((rows, block), w, x, ŷ) at the stored cells, so many rows at a time that the temporaries fit."""
-    stored = max(1, X.entries().numel() // X.shape[0])
+    stored = max(1, X.stored // X.shape[0])
     for rows, block in X.blocks(64 * stored):
         x, y = block.entries().double(), block.predict(A[rows], B)
         yield (rows, block), torch.ones_like(x) if block.weight is None else block.weight.double(), x, y
@@ -171,7 +171,7 @@ def _histogram(X: Matrix, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, bool]:
     for _, w, x, y in _cells(X, A, B):
         counts += _count((x - y)[w > 0], end)
     if len(empty):
-        cells = X.shape[0] * X.shape[1] - X.entries().numel()
+        cells = X.shape[0] * X.shape[1] - X.stored
         counts += (_count(empty, end) * (cells / len(empty))).round()
     return torch.linspace(-end, end, BINS + 1, dtype=torch.float64), counts.long(), sampled
 
@@ -184,7 +184,7 @@ def _count(values: Tensor, end: float) -> Tensor:
 def _sample(X: Matrix, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, bool]:
     """x - ŷ at the stored and, where they are data, at the empty cells of evenly spaced rows; and whether rows were left out."""
     m, n = X.shape
-    each = n if X.background else max(1, X.entries().numel() // m)
+    each = n if X.background else max(1, X.stored // m)
     rows = torch.arange(0, m, math.ceil(m * each / SAMPLE), device=X.device)
     block, A = X.take(rows), A[rows]
     left = block.entries().double() - block.predict(A, B)

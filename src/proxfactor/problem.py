@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -218,7 +217,7 @@ class Problem:
     @cached_property
     def _cells_at_most(self) -> int:
         """The stored cells, the same number on every process."""
-        return int(self.cols.max(self.rows.max(torch.tensor(self.X.entries().numel(), device=self.X.device))))
+        return int(self.cols.max(self.rows.max(torch.tensor(self.X.stored, device=self.X.device))))
 
     def blocks(self, rank: int) -> list[tuple[slice, Problem]]:
         """(rows, that part of the problem), as few as there can be while the models of a block fit into memory."""
@@ -237,21 +236,21 @@ class Problem:
     @cached_property
     def _row_bytes(self) -> int:
         """Bytes of a row's cells and temporaries, the same number on every process."""
-        mine = torch.tensor(self.X.entries().numel() // max(1, self.X.shape[0]) * 32, device=self.X.device)
+        mine = torch.tensor(self.X.stored // max(1, self.X.shape[0]) * 32, device=self.X.device)
         return int(self.cols.max(self.rows.max(mine)))
 
     @cached_property
     def gap(self) -> int:
         """Sweeps that should lie between two certificates, which for a loss that is not quadratic cost as much as some sweeps.
 
-        Where the zeros of sparse data count, one visits every cell.
+        Where the zeros of sparse data count, one visits every cell, which costs a thirtieth of a sweep's visits to a stored one.
         """
         if self.loss.quadratic:
             return 1
         if not self.X.background:
             return 5 if self._cells_at_most >= MANY else 1
-        cells, stored = self.X.shape[0] * self.X.shape[1], max(1, self.X.entries().numel())
-        return int(self.cols.max(self.rows.max(torch.tensor(1 + cells // (4 * stored), device=self.X.device))))
+        cells, stored = self.X.shape[0] * self.X.shape[1], max(1, self.X.stored)
+        return int(self.cols.max(self.rows.max(torch.tensor(1 + cells // (8 * stored), device=self.X.device))))
 
     @cached_property
     def _data(self) -> Matrix:
@@ -261,8 +260,10 @@ class Problem:
     @cached_property
     def _excess(self) -> Tensor | None:
         """The weight of each stored cell over the background, None where they are all alike."""
-        w = torch.ones_like(self.X.entries()) if self.X.weight is None else self.X.weight
-        excess = w - self.X.background
+        w, background = self.X.weight, self.X.background
+        if w is None:
+            return None if background == 1 else torch.full_like(self.X.entries(), 1 - background)
+        excess = w - background
         return excess if bool((excess != 0).any()) else None
 
     def normal(self, B: Tensor) -> Quadratic:
@@ -322,12 +323,17 @@ class Problem:
         G = self.X.background * (B.mT @ B)
         return G if self._excess is None else G + self.X.gram(B, self._excess)
 
-    def _cells(self, f: Callable[[Tensor, Tensor], Tensor], pred: Tensor) -> Tensor:
-        """weight · f(pred, x) - background · f(pred, 0) at the stored cells: what they add to the whole matrix of zeros."""
-        x = self.X.entries().to(pred)
-        w = self.X.weight
+    def _cells(self, what: str, pred: Tensor) -> Tensor:
+        """weight · f(pred, x) - background · f(pred, 0) at the stored cells: what they add to the whole matrix of zeros.
+
+        ``what`` is the name of f, "__call__", "grad", "curvature" or "yardstick" of the loss.
+        """
+        x, w, background = self.X.entries().to(pred), self.X.weight, self.X.background
+        if quick := self.loss.compiled(what, pred):
+            return quick(pred, x, w, background)
+        f = getattr(self.loss, what)
         y = f(pred, x) if w is None else torch.where(w > 0, w.to(pred) * f(pred, x), 0.0)  # without weight x may mean nothing
-        return y - self.X.background * f(pred, torch.zeros_like(x)) if self.X.background else y
+        return y - background * f(pred, torch.zeros_like(x)) if background else y
 
     def model(self, A: Tensor, B: Tensor) -> Quadratic:
         """The objective's smooth part as a Quadratic in A: exact for a quadratic loss, else it touches it at A.
@@ -347,7 +353,7 @@ class Problem:
         pred = self.X.predict(A, B)
         if self.loss.bound is not None and self.majorised(B.shape[1]):
             return self.loss.bound * self._gram(B), self._slope(pred, A, B)
-        return self.X.gram(B, self._cells(self.loss.curvature, pred)), self._slope(pred, A, B)
+        return self.X.gram(B, self._cells("curvature", pred)), self._slope(pred, A, B)
 
     def _touching(self, A: Tensor, B: Tensor, G: Tensor, C: Tensor) -> Quadratic:
         """The model at A from the sums over all columns, with the ties."""
@@ -364,7 +370,7 @@ class Problem:
 
     def _slope(self, pred: Tensor, A: Tensor, B: Tensor) -> Tensor:
         """This process's part of the loss's gradient in A, given its prediction."""
-        slope = self.X.like(self._cells(self.loss.grad, pred)) @ B
+        slope = self.X.like(self._cells("grad", pred)) @ B
         return slope + self.X.background * self.loss.at_zero(A, B)[1] if self.X.background else slope
 
     def gradient(self, A: Tensor, B: Tensor) -> Tensor:
@@ -377,27 +383,44 @@ class Problem:
             q = self.normal(B)
             slope, bend = q.grad(A), q.diag
         else:
-            parts = [part._cell_terms(A[r], B) for r, part in self._pieces]
-            slope, bend = self.cols.sum(torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+            slopes, bends = zip(*(part._cell_terms(A[r], B) for r, part in self._pieces), strict=True)
+            slope, bend = torch.cat(slopes), torch.cat(bends)
+            if self.X.background:
+                slope = slope + self.X.background * self.loss.at_zero(A, B)[1]
+                bend = bend + self.X.background * self._curvature_at_zero(A, B)
+            slope, bend = self.cols.sum(slope, bend)
         for tie in self.ties:
             slope, bend = slope + tie.model(A, B).grad(A), bend + tie.curvature(A, B)
         return slope, bend
 
     def _cell_terms(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """What the stored cells add to the gradient and to the diagonal curvature."""
         self.read()
-        pred, squares = self.X.predict(A, B), B.square()
-        bend = self.X.like(self._cells(self.loss.yardstick, pred)) @ squares
-        if self.X.background:
-            bend = bend + self.X.background * self._curvature_at_zero(A, B, squares)
-        return self._slope(pred, A, B), bend
+        pred = self.X.predict(A, B)
+        return self.X.like(self._cells("grad", pred)) @ B, self.X.like(self._cells("yardstick", pred)) @ B.square()
 
-    def _curvature_at_zero(self, A: Tensor, B: Tensor, squares: Tensor) -> Tensor:
-        """Σ_j yardstick(a_i·b_j, 0) b_jq² over all cells, (m, k) or (k,); they are visited some rows at a time."""
+    @torch.no_grad()
+    def _curvature_at_zero(self, A: Tensor, B: Tensor) -> Tensor:
+        """Σ_j yardstick(a_i·b_j, 0) b_jq² over all cells, (m, k) or (k,); they are visited some rows at a time.
+
+        No visit costs more, and a certificate needs Σ_i yardstick a_iq² as well: it is kept for the transposed problem.
+        """
+        squares = B.square()
         if self.loss.quadratic:
             return squares.sum(0)
-        across = B.mT.contiguous()
-        preds = (part @ across for part in A.split(max(1, 2**18 // max(1, len(B)))))  # so few cells that they stay in the cache
-        return torch.cat([self.loss.yardstick_at_zero(p) @ squares for p in preds])
+        known = self.__dict__.pop("_at_zero", None)
+        if known and (_mark(A), _mark(B)) == (_mark(known[0]), _mark(known[1])):
+            return known[2]
+        across, mine, theirs = B.mT.contiguous(), torch.empty_like(A), torch.zeros_like(B)
+        few = max(1, 2**18 // max(1, len(B)))  # rows with so few cells that they stay in the cache, and in one place of it
+        room = A.new_empty(min(few, len(A)), len(B))
+        for part, own in zip(A.split(few), mine.split(few), strict=True):
+            bends = self.loss.yardstick_at_zero(torch.mm(part, across, out=room[: len(part)]))
+            own.copy_(bends @ squares)
+            theirs.addmm_(bends.mT, part.square())
+        if "T" in self.__dict__:
+            self.T.__dict__["_at_zero"] = B, A, theirs
+        return mine
 
     @cached_property
     def _pieces(self) -> list[tuple[slice, Problem]]:
@@ -418,7 +441,7 @@ class Problem:
 
     def _row_losses(self, A: Tensor, B: Tensor) -> Tensor:
         self.read()
-        rows = self.X.sums(self._cells(self.loss, self.X.predict(A, B)))
+        rows = self.X.sums(self._cells("__call__", self.X.predict(A, B)))
         return rows + self.X.background * self.loss.at_zero(A, B)[0] if self.X.background else rows
 
     def value(self, W: Tensor, H: Tensor, inside: bool = False) -> Tensor:
@@ -495,14 +518,21 @@ class Problem:
         slope, D = self._gradient_and_curvature(A, B)
         if len(D) == 1 and bool((D > 0).all()):  # as good as always, and then half of the work is spared
             D = group_metric(prox, D, tuple(A.shape), "mean")
-            R = (A - prox(A - slope / D, 1 / D)).double() * D.double().sqrt()
+            R = A - prox(A - slope / D, 1 / D)
         else:
             D = group_metric(prox, _usable(prox, D.expand(A.shape), slope), tuple(A.shape), "mean")
             has = D > 0
             safe = torch.where(has, D, 1.0)
             moved = prox(torch.where(has, A - slope / safe, A), 1 / safe)
-            R = torch.where(has, A - moved, 0.0).double() * safe.double().sqrt()
-        return R.square().sum(0), (A.double().square() * D.double()).sum(0)
+            R = torch.where(has, A - moved, 0.0)
+        return _squares(R, D), _squares(A, D)
+
+
+def _squares(F: Tensor, D: Tensor) -> Tensor:
+    """Σ_i d_iq f_iq² (k,) in float64, some rows at a time: copies of a whole factor would be the most that a fit holds."""
+    few = max(1, 2**16 // F.shape[1])
+    parts = zip(F.split(few), D.expand(F.shape).split(few), strict=True)
+    return sum((f.double().square() * d.double()).sum(0) for f, d in parts)
 
 
 def _worst_of(top: Tensor, size: Tensor) -> Tensor:

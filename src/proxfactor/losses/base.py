@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..compiled import kernels
 from ..text import Spelled
 
 if TYPE_CHECKING:
     from ..matrix import Matrix
     from ..prox import Index
+
+
+OPERATIONS = 100
+"""Multiplications that take as long as the torch form of a divergence takes for one cell."""
 
 
 class Loss(Spelled, ABC):
@@ -67,6 +72,10 @@ class Loss(Spelled, ABC):
     def yardstick_at_zero(self, pred: Tensor) -> Tensor:
         """``yardstick`` where the data is 0; it may overwrite pred."""
         return self.yardstick(pred, torch.zeros_like(pred))
+
+    def compiled(self, what: str, pred: Tensor) -> Callable | None:
+        """A kernel (pred, x, weight, background) for what ``Problem._cells`` makes of ``what``; None if there is none."""
+        return None
 
     def prox(self, v: Tensor, step: Tensor | float, x: Tensor) -> Tensor:
         """argmin_z l(z, x) + (z - v)² / (2 step) of each cell, for a loss with kinks."""
@@ -217,6 +226,11 @@ class KL(Loss):
         seen = pred > torch.finfo(pred.dtype).tiny ** 0.4  # whose square is still a number
         p = pred.where(seen, 1.0)
         return torch.where(seen, torch.maximum(x / p, torch.ones_like(p)) / p, 0.0)
+
+    def compiled(self, what: str, pred: Tensor) -> Callable | None:
+        known = pred.device.type == "cpu" and pred.dtype in (torch.float32, torch.float64)
+        quick = kernels("losses._kl_numba", pred.dtype, OPERATIONS * pred.numel()) if known else None
+        return quick.get(what) if quick else None
 
     def yardstick_at_zero(self, pred: Tensor) -> Tensor:
         return torch.threshold_(pred, torch.finfo(pred.dtype).tiny ** 0.4, torch.inf).reciprocal_()

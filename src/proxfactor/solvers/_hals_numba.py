@@ -26,8 +26,8 @@ def load(dtype: torch.dtype) -> Kernels:
     """The kernels for a dtype, compiled."""
     x = {torch.float32: "float32", torch.float64: "float64"}[dtype]
     fast, rest = {"reassoc", "contract", "arcp", "nsz"}, f"{x}[::1], int64, int64, int64)"
-    shared = kernel(f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,::1], {rest}", fastmath=fast)(_passes)
-    own = kernel(f"void({x}[:,::1], {x}[:,:], {x}[:,:], {x}[:,:,::1], {rest}", fastmath=fast)(_row_passes)
+    shared = kernel(f"void({x}[:,::1], {x}[:,::1], {x}[:,::1], {x}[:,::1], {rest}", fastmath=fast)(_passes)
+    own = kernel(f"void({x}[:,::1], {x}[:,::1], {x}[:,::1], {x}[:,:,::1], {rest}", fastmath=fast)(_row_passes)
     ends = f"int32[::1], int32[::1], {x}[::1], {x}[::1], {x}[:,::1]"
     cells = kernel(f"void({x}[:,::1], {x}[:,::1], {x}[:,::1], {ends}, {x}[:,::1], {x}[:,::1], {rest}", fastmath=fast)(_cell_passes)
     tiny, most = torch.finfo(dtype).tiny, torch.finfo(dtype).max
@@ -36,7 +36,7 @@ def load(dtype: torch.dtype) -> Kernels:
         """A (m, k) after ``inner`` passes on ½ a_i G_i a_iᵀ - a_i·c_i + the terms of ``Prox.elastic``; it comes component first."""
         new = torch.empty(A.shape[1], A.shape[0], dtype=dtype)
         numbers = np.array([*(min(max(e, -most), most) for e in elastic), tiny], dtype=new.numpy().dtype)
-        given = A.mT.numpy(), C.mT.numpy(), G.contiguous().numpy(), numbers, inner
+        given = A.mT.contiguous().numpy(), C.mT.contiguous().numpy(), G.contiguous().numpy(), numbers, inner
         compiled, lanes = (shared, _LANES) if G.ndim == 2 else (own, 1)
         work = A.numel() * A.shape[1] * inner // 16
         in_threads(lambda first, last: compiled(new.numpy(), *given, first, last), -(-A.shape[0] // lanes), work)
@@ -73,8 +73,8 @@ def _passes(new, A, C, G, numbers, inner, first, last):
     for q in range(k):
         empty = empty and G[q, q] == 0
     for block in range(first, last):
-        start = block * _LANES
-        rows = min(_LANES, m - start)
+        start = np.uint64(block * _LANES)  # numba asks a signed index whether it counts from the end, and makes no vectors then
+        rows = np.uint64(min(_LANES, m - block * _LANES))
         for q in range(k):
             for r in range(rows):
                 a[q, r] = A[q, start + r]

@@ -369,7 +369,7 @@ def rows(X: Matrix, A: Tensor, B: Tensor, terms: Any, early: int, inner: int) ->
         x, w = (t.mT.contiguous() if flip else t.contiguous() for t in (X.values, X.values[:0] if X.weight is None else X.weight))
         own = 2 if X.weight is None else 1
         run = partial(_dense, x.numpy(), w.numpy(), flip, B.mT.contiguous().numpy(), S, 0.0, own, *options)
-    in_threads(run, A.shape[0], X.entries().numel())
+    in_threads(run, A.shape[0], X.stored)
     return A
 
 

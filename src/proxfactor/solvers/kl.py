@@ -26,7 +26,7 @@ EM = 5
 def compiled(X: Matrix, rank: int, passes: int) -> Any:
     """The compiled form of ``rows``, None where there is none yet or the torch form has to serve: the one place that decides."""
     known = X.dtype in (torch.float32, torch.float64) and X.device.type == "cpu"
-    return kernels("solvers._kl_numba", X.dtype, 8.0 * X.entries().numel() * rank * passes) if known else None
+    return kernels("solvers._kl_numba", X.dtype, 8.0 * X.stored * rank * passes) if known else None
 
 
 class Terms(NamedTuple):
@@ -116,10 +116,8 @@ class KLNewton(HALS):
     def check(self, problem: Problem) -> None:
         if not isinstance(problem.loss, KL):
             raise ValueError(f"KLNewton minimises the KL divergence, the loss is {problem.loss!r}; use solver='hals'")
-        for name, side, dim in (("W", problem, 1), ("H", problem.T, 0)):
-            prox = side.prox_W
-            if prox.couples(1) and terms_of(prox, side.X.device) is None:
-                given = problem.prox_W if name == "W" else problem.prox_H
+        for name, given, prox, dim in (("W", problem.prox_W, problem.prox_W, 1), ("H", problem.prox_H, problem.prox_H.T, 0)):
+            if prox.couples(1) and terms_of(prox, problem.X.device) is None:
                 raise ValueError(
                     f"KLNewton takes entries one by one, or a simplex across components, and {given!r} on {name} couples them "
                     f"otherwise (dim={dim}); use solver='palm'"
@@ -128,7 +126,8 @@ class KLNewton(HALS):
     @staticmethod
     def fits(problem: Problem) -> bool:
         """Whether both factors have constraints that its own steps know."""
-        return all(terms_of(side.prox_W, side.X.device) is not None for side in (problem, problem.T)) and not problem.ties
+        sides = problem.prox_W, problem.prox_H.T
+        return all(terms_of(prox, problem.X.device) is not None for prox in sides) and not problem.ties
 
     def patient(self) -> Alternating:
         return dataclasses.replace(self, inner=5)
