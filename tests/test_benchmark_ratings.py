@@ -127,7 +127,8 @@ def test_a_difference_counts_if_it_is_two_standard_errors_below_zero(bench, gap,
     theirs = [made(bench, job, rmse=0.9) for job in split("myFM")]
     row = next(row for row in bench["rows"].rows() if row.name == "paired")
     judged = {what: good for what, _, good in row.judge(bench["rows"].View(dict(ours + theirs)))}
-    assert judged == {"BayesianMF - myFM": verdict, **dict.fromkeys([f"ExplicitMF - {p}" for p in ("LIBMF", "Surprise", "cmfrec")])}
+    assert judged.pop("BayesianMF - myFM") == verdict
+    assert set(judged.values()) == {None}
 
 
 def test_the_time_to_an_objective_counts_whole_sweeps(bench):

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from data import Cells
-from scipy.sparse import csr_matrix, hstack, identity
+from scipy.sparse import csr_matrix, diags, hstack, identity
 
 PEERS = ("setuptools<81", "implicit==0.7.3", "scikit-surprise==1.1.5", "myfm==0.4.0", "libmf==0.9.2", "cmfrec==3.5.1.post14")
 ALPHA, REG = 10.0, 0.01  # of implicit's objective
@@ -95,10 +95,24 @@ def one_hot(cells: Cells) -> csr_matrix:
 def myfm(train: Cells, test: Cells, setting: dict, seed: int) -> np.ndarray:
     from myfm import MyFMRegressor
 
-    model = MyFMRegressor(rank=setting["rank"], random_seed=seed)
-    n = setting["sweeps"]
+    model, n = MyFMRegressor(rank=setting["rank"], random_seed=seed), setting["sweeps"]
     model.fit(one_hot(train), train.value, n_iter=n, n_kept_samples=n - 10, group_shapes=list(train.shape), callback=silent)
     return model.predict(one_hot(test))
+
+
+def myfm_of_whom(train: Cells, test: Cells, setting: dict, seed: int) -> np.ndarray:
+    """myFM told what it cannot see for itself: what each user rated, and who rated each item ("SVD++, flipped")."""
+    from myfm import MyFMRegressor, RelationBlock
+
+    X, (m, n), blocks = train.csr().sign(), train.shape, []
+    for rated in (X, X.T.tocsr()):
+        scale = diags(np.maximum(np.diff(rated.indptr), 1.0) ** -0.5)
+        blocks.append(hstack([identity(rated.shape[0]), scale @ rated], format="csr").astype(np.float64))
+    known = lambda cells: [RelationBlock(*each) for each in zip((cells.user, cells.item), blocks, strict=True)]  # noqa: E731
+    model, count = MyFMRegressor(rank=setting["rank"], random_seed=seed), setting["sweeps"]
+    options = {"n_iter": count, "n_kept_samples": count - 10, "group_shapes": [m, n, n, m], "callback": silent}
+    model.fit(None, train.value, X_rel=known(train), **options)
+    return model.predict(None, known(test))
 
 
 def silent(*progress: Any) -> tuple[bool, None]:
@@ -124,6 +138,7 @@ RATING = (
         {}, *grid(scale_lam=(True,), lambda_=(0.07, 0.1, 0.14), add_implicit_features=(True,), use_cg=(False,)),
     )),
     System("myFM", myfm, "myfm", "myfm", grid(rank=(8, 32), sweeps=(200,))),
+    System("myFM SVD++", myfm_of_whom, "myfm", "myfm", grid(rank=(32,), sweeps=(200,))),
 )  # fmt: skip
 
 
