@@ -128,7 +128,7 @@ def test_a_sweep_leaves_the_posterior_as_it_is(monkeypatch):
     w = chance.rng.random(len(user)) + 0.5
     known = [torch.cat([torch.ones(r, 1, dtype=DTYPE), chance.normal(r, 1)], 1) for r in (4, 3)]
     moved = []
-    for _ in range(500):
+    for _ in range(300):
         priors = [draw_of_prior(f, group, chance, 2, tied) for f, tied in zip(known, (False, True), strict=True)]
         (X, alpha), (Y, beta) = ((p[3], p[6]) for p in priors)
         t = (X[user, :-1] * Y[item, :-1]).sum(1) + X[user, -1] + Y[item, -1]
