@@ -634,7 +634,8 @@ def _unit(loss: Loss, power: int) -> float:
 def _divided(problem: Problem, power: int) -> Problem:
     if power == 0:
         return problem
-    X, factor = problem.X, 2.0**-power
+    X: Any = problem.X
+    factor = 2.0**-power
     only_products = isinstance(X, Dense) and X.weight is None and problem.loss.quadratic and abs(power) <= 64
     return dataclasses.replace(problem, X=Scaled(X, factor) if only_products else X.scaled(factor))
 
