@@ -2,7 +2,7 @@
 
 ``tables`` reads ratings, ``splits`` parts them into what is learned from and what is kept to judge by, ``base`` says what
 every recommender can do, ``linear`` has those in closed form, ``mf`` those that factor, ``bayes`` the one that knows how sure
-it is (``gibbs`` draws for it), ``evaluation`` judges, ``tuning`` chooses options.
+it is (``gibbs`` draws for it), ``pattern`` what who rated what tells both, ``evaluation`` judges, ``tuning`` chooses options.
 """
 
 from .base import Recommender as Recommender

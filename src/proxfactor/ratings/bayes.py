@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from scipy.linalg import hadamard
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from ..io.formats import one_of
 from ..serve import Model, Unknown, codes_of
 from .base import Callback, Recommender
 from .gibbs import Cells, Draws, Means, Side, draw_noise, draw_rows, half, rows_for, side
-from .linear import right_vectors
+from .pattern import Pattern
 from .tables import Ratings
 
 BYTES = 2**29
@@ -261,46 +260,3 @@ def _standard(r: Ratings) -> tuple[float, float]:
     mean = float(np.average(r.value, weights=w))
     deviation = float(np.sqrt(np.average((r.value - mean) ** 2, weights=w)))
     return mean, deviation if deviation > 1e-12 * abs(mean) else 1.0
-
-
-@dataclass(frozen=True, eq=False)
-class Pattern:
-    """What is known of users and of items by who rated what: φ (rows, d), a one first; zeros where there is no rating.
-
-    With N the matrix of ones scaled by the roots of its margins, and V (n, r) its right singular vectors but the first, which
-    is the margins again: users have log(1 + n_u) and N V, items log(1 + n_i) and V, each column in units of its deviation.
-    """
-
-    basis: np.ndarray
-    """(n, r): V over the roots of the items' margins, so that users who come later have their N V."""
-    center: np.ndarray
-    width: np.ndarray
-    users: np.ndarray = None  # type: ignore[assignment]
-    items: np.ndarray = None  # type: ignore[assignment]
-
-    @classmethod
-    def of(cls, r: Ratings, rank: int) -> Pattern:
-        by_user, by_item = (np.bincount(code, minlength=n).astype(float) for code, n in zip((r.user, r.item), r.shape, strict=True))
-        left, right = (1 / np.sqrt(np.maximum(n, 1)) for n in (by_user, by_item))
-        V = right_vectors(sparse.csr_array((left[r.user] * right[r.item], (r.user, r.item)), shape=r.shape), rank + 1)[:, 1:]
-        basis = right[:, None] * V
-        items, _, _ = _in_deviations(np.column_stack([np.log1p(by_item), V]), by_item > 0)
-        users, center, width = _in_deviations(_raw(r, basis), by_user > 0)
-        return cls(basis, center, width, users, items)
-
-    def known(self, r: Ratings) -> np.ndarray:
-        """φ of the users of other ratings."""
-        return _in_deviations(_raw(r, self.basis), np.bincount(r.user, minlength=len(r.users)) > 0, self.center, self.width)[0]
-
-
-def _raw(r: Ratings, basis: np.ndarray) -> np.ndarray:
-    count = np.bincount(r.user, minlength=len(r.users))
-    ones = sparse.csr_array((np.ones(len(r)), r.item, r.indptr), shape=r.shape)
-    return np.column_stack([np.log1p(count), (ones @ basis) / np.sqrt(np.maximum(count, 1))[:, None]])
-
-
-def _in_deviations(raw: np.ndarray, there: np.ndarray, center: Any = None, width: Any = None) -> tuple[np.ndarray, ...]:
-    if center is None:
-        center, width = (f(raw[there], 0) if there.any() else np.zeros(raw.shape[1]) for f in (np.mean, np.std))
-        width = np.where(width > 1e-9 * (1 + np.abs(center)), width, np.inf)  # what is the same for all says nothing
-    return np.column_stack([np.ones(len(raw)), np.where(there[:, None], (raw - center) / width, 0)]), center, width

@@ -25,11 +25,44 @@ from ..prox import Columns, L2Squared, as_prox
 from ..serve import Model
 from ..solvers import ALS, APG, HALS, Alternating
 from .base import Callback, Recommender
+from .pattern import Pattern
 from .tables import Ratings
 from .tuning import SEARCH, chosen
 
 ENOUGH = 40
 """Conjugate gradients after which a row is solved to rounding, wherever it began."""
+
+
+@dataclass(eq=False)
+class Side:
+    """Users or items: their problem, its solver, and where their ridge pulls them, Γᵀφ of what is ``known`` by who rated what.
+
+    Γ is learned: it minimises Σ_u λ_u |x_u - Γᵀφ_u|² + ½ Σ_u λ_u |Γ|². Without it the centre is 0, one row for all.
+    """
+
+    p: Problem
+    solver: Alternating
+    known: Tensor | None  # (rows, d)
+    center: Tensor  # (rows or 1, k)
+    gamma: Tensor | None = None  # (d, k)
+
+    def follow(self, A: Tensor) -> Tensor:
+        """The centres move to where A is; A goes through."""
+        if self.known is not None:
+            pulled = self.known * self._lam
+            G = (pulled.mT @ self.known).double()
+            G.diagonal().add_(self._lam.double().sum() / 2)
+            self.gamma = torch.linalg.solve(G, (pulled.mT @ A).double()).to(A)
+            self.center = self.known @ self.gamma
+        return A
+
+    def penalty(self, A: Tensor) -> Tensor:
+        value = self.p.prox_W.value(A - self.center)
+        return value if self.gamma is None else value + self._lam.double().sum() / 4 * self.gamma.double().square().sum()
+
+    @property
+    def _lam(self) -> Tensor:
+        return torch.as_tensor(self.p.prox_W.ridge)
 
 
 @dataclass(kw_only=True)
@@ -70,20 +103,29 @@ class Factors(Recommender):
         else:
             self.found_ = start.info["found"]
         mean, scale = self._scale(ratings)
-        problem, served = self._problem(ratings, mean, scale), partial(self._model, ratings, mean, scale)
-        A, B = self._sweeps(problem, *self._start(ratings, start, scale), served, callback)
-        A = self._closed(problem, B)
-        self.history_[-1] |= {"loss": self._loss(problem, A, B), "certificate": self._certificate(problem, A, B)}
+        problem = self._problem(ratings, mean, scale)
+        A, B = self._start(ratings, start, scale)
+        pattern = self._pattern(ratings)
+        users, items = (None, None) if pattern is None else (pattern.users, pattern.items)
+        sides = self._side(problem, users, A), self._side(problem.T, items, B)
+        served = partial(self._model, ratings, mean, scale, pattern, sides)
+        A, B = self._sweeps(*sides, A, B, served, callback)
+        A = self._closed(sides[0], B)
+        self.history_[-1] |= {"loss": self._loss(*sides, A, B), "certificate": self._certificate(*sides, A, B)}
         return served(A, B)
 
     def _rows(self, ratings: Ratings) -> tuple[np.ndarray, np.ndarray | None]:
         mean, scale = self.model_.mean, self.model_.info["scale"]
-        A = self._closed(self._problem(ratings, mean, scale), self._inside(self.model_.Y, self.model_.c, scale))
-        return self._outside(A, 1.0 if self.implicit else scale, scale)
+        B, e = self._inside(self.model_.Y, self.model_.c, scale), self.model_.extra
+        side = self._side(self._problem(ratings, mean, scale), None, B)
+        if "gamma" in e:
+            known = Pattern(e["basis"], e["center"], e["width"]).known(_with_weight(ratings))
+            side.center = self._tensor(known @ e["gamma"])
+        return self._outside(self._closed(side, B), 1.0 if self.implicit else scale, scale)
 
     def _check(self) -> None:
-        for name, low in (("rank", 1), ("max_iter", 1), ("steps", 1), ("seed", 0)):
-            value = getattr(self, name)
+        for name, low in (("rank", 1), ("max_iter", 1), ("steps", 1), ("seed", 0), ("pattern", 0)):
+            value = getattr(self, name, low)
             if name == "steps" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
@@ -122,10 +164,17 @@ class Factors(Recommender):
         tastes = as_prox(given) + ridge
         return Columns({0: ridge}, rest=tastes) if self.biased else tastes
 
-    def _solver(self, p: Problem) -> Alternating:
-        if p.prox_W.ridge is not None:
-            return ALS(steps=self.steps)
-        return APG(inner=10) if p.prox_W.couples(1) else HALS(inner=5)
+    def _pattern(self, ratings: Ratings) -> Pattern | None:
+        """Who rated what, where that is information of its own."""
+        return None
+
+    def _side(self, p: Problem, known: np.ndarray | None, F: Tensor) -> Side:
+        free = p.prox_W.ridge is not None
+        solver = ALS(steps=self.steps) if free else APG(inner=10) if p.prox_W.couples(1) else HALS(inner=5)
+        return Side(p, solver, None if known is None or not free else self._tensor(known), torch.zeros_like(F[:1]))
+
+    def _tensor(self, F: np.ndarray) -> Tensor:
+        return torch.tensor(F, dtype=torch.float32, device=self.device)
 
     # ── the sweeps ──
 
@@ -146,14 +195,14 @@ class Factors(Recommender):
         return torch.cat([torch.zeros(size, self.biased), F], 1).to(self.device)
 
     def _sweeps(
-        self, p: Problem, A: Tensor, B: Tensor, served: Callable[[Tensor, Tensor], Model], callback: Callback | None
+        self, users: Side, items: Side, A: Tensor, B: Tensor, served: Callable[[Tensor, Tensor], Model], callback: Callback | None
     ) -> tuple[Tensor, Tensor]:
         """Half-steps for users and items until the objective falls by less than tol of itself, or the callback has had enough."""
-        users, items, before, most = self._solver(p), self._solver(p.T), np.inf, self._number("max_iter")
+        before, most = np.inf, self._number("max_iter")
         for sweep in range(1, most + 1):
-            A = users.half(*self._plain(p, A, B), {})
-            B = items.half(*self._plain(p.T, B, A), {})
-            loss = self._loss(p, A, B)
+            A = users.follow(self._half(users, A, B, users.solver))
+            B = items.follow(self._half(items, B, A, items.solver))
+            loss = self._loss(users, items, A, B)
             if self._seen({"sweep": sweep, "sweeps": most, "loss": loss}, callback, partial(served, A, B)):
                 break
             if before - loss < self.tol * loss:
@@ -161,50 +210,72 @@ class Factors(Recommender):
             before = loss
         return A, B
 
-    def _plain(self, p: Problem, A: Tensor, B: Tensor) -> tuple[Problem, Tensor, Tensor]:
-        """A half-step's problem: a bias is a taste for a feature of all items, and the other side's biases leave the targets."""
-        if not self.biased:
+    def _half(self, side: Side, A: Tensor, B: Tensor, solver: Alternating) -> Tensor:
+        """Better rows A for the fixed B."""
+        return solver.half(*self._plain(side, A, B), {}) + side.center
+
+    def _plain(self, side: Side, A: Tensor, B: Tensor) -> tuple[Problem, Tensor, Tensor]:
+        """A half-step's problem, in what rows differ from their centres.
+
+        A bias is a taste for a feature of all items. The other side's biases, and what the centres predict, leave the targets.
+        """
+        p = side.p
+        if not self.biased and len(side.center) == 1:
             return p, A, B
-        X = p.X.like(p.X.entries() - self._feature * p.X.along(B[:, 0], 1))
+        features, left = B, p.X.entries()
+        if self.biased:
+            features = torch.cat([torch.full_like(B[:, :1], self._feature), B[:, 1:]], 1)
+            left = left - self._feature * p.X.along(B[:, 0], 1)
+        if len(side.center) > 1:
+            left = left - p.X.predict(side.center, features)
+        X = p.X.like(left)
         X.weight = p.X.weight
-        return p.changed(X=X), A, torch.cat([torch.full_like(B[:, :1], self._feature), B[:, 1:]], 1)
+        return p.changed(X=X), A - side.center, features
 
     @property
     def _feature(self) -> float:
         """What the feature is for which a bias is the taste: under one ridge for all tastes it decides the biases' own."""
         return 1.0
 
-    def _closed(self, p: Problem, B: Tensor) -> Tensor:
-        """The minimising rows for the fixed B, from zero: for a user of the fit and for one who comes later alike."""
-        solver = self._solver(p)
-        A = torch.zeros(p.X.shape[0], B.shape[1], device=B.device)
-        exact = ALS(steps=ENOUGH) if isinstance(solver, ALS) else solver.patient()
-        return exact.half(*self._plain(p, A, B), {})
+    def _closed(self, side: Side, B: Tensor) -> Tensor:
+        """The minimising rows for the fixed B, from the centre: for a user of the fit and for one who comes later alike."""
+        A = side.center.expand(side.p.X.shape[0], -1)
+        return self._half(side, A, B, ALS(steps=ENOUGH) if isinstance(side.solver, ALS) else side.solver.patient())
 
-    def _loss(self, p: Problem, A: Tensor, B: Tensor) -> float:
+    def _loss(self, users: Side, items: Side, A: Tensor, B: Tensor) -> float:
         """The objective; products in float32, sums in float64."""
-        side, own, features = self._plain(p, A, B)
+        side, own, features = self._plain(users, A, B)
         X, a0 = side.X, side.X.background
         pred = X.predict(own, features)
         left = (X.entries() - pred).square()
         cells = (left if X.weight is None else X.weight * left) - a0 * pred.square()
         zeros = a0 * ((own.mT @ own) * (features.mT @ features)).double().sum()
-        return float((cells.double().sum() + zeros) / 2 + p.prox_W.value(A) + p.prox_H.value(B.mT))
+        return float((cells.double().sum() + zeros) / 2 + users.penalty(A) + items.penalty(B))
 
-    def _certificate(self, p: Problem, A: Tensor, B: Tensor) -> float:
+    def _certificate(self, users: Side, items: Side, A: Tensor, B: Tensor) -> float:
         """How far from stationary the tastes are; see ``Problem.certificate``."""
-        sides = self._plain(p, A, B), self._plain(p.T, B, A)
+        sides = self._plain(users, A, B), self._plain(items, B, A)
         return max(float(side.stationarity(own, other)) for side, own, other in sides)
 
     # ── the model ──
 
-    def _model(self, ratings: Ratings, mean: float, scale: float, A: Tensor, B: Tensor) -> Model:
+    def _model(
+        self, ratings: Ratings, mean: float, scale: float, pattern: Pattern | None, sides: tuple[Side, Side], A: Tensor, B: Tensor
+    ) -> Model:
+        gamma = sides[0].gamma
+        learned = {} if pattern is None or gamma is None else {
+            "gamma": gamma.cpu().numpy(), "basis": pattern.basis, "center": pattern.center, "width": pattern.width
+        }  # fmt: skip
         unit = 1.0 if self.implicit else scale
         (X, b), (Y, c) = self._outside(A, unit, scale), self._outside(B, 1.0, scale)
+        fallback = self._fallback(ratings)
+        if gamma is not None:  # the tastes of a user of whom nothing is known
+            x, level = self._outside(gamma[:1], unit, scale)
+            fallback = mean + (0.0 if c is None else c + level) + Y @ x[0]
         low, high = (None, None) if self.implicit else (float(ratings.value.min()), float(ratings.value.max()))
         return Model(
-            ratings.users, ratings.items, X, Y, mean, b, c, *ratings.csr(), fallback=self._fallback(ratings), low=low, high=high,
-            info={"scale": scale, "found": self.found_},
+            ratings.users, ratings.items, X, Y, mean, b, c, *ratings.csr(), fallback=fallback, low=low, high=high,
+            info={"scale": scale, "found": self.found_}, extra=learned,
         )  # fmt: skip
 
     def _fallback(self, ratings: Ratings) -> np.ndarray | None:
@@ -228,10 +299,13 @@ class Factors(Recommender):
         F = np.asarray(F, dtype=np.float64) / times
         if self.biased:
             F = np.column_stack([np.zeros(len(F)) if bias is None else bias / (scale * self._feature), F])
-        return torch.tensor(F, dtype=torch.float32, device=self.device)
+        return self._tensor(F)
 
     def _shares(self, user: int, item: int) -> np.ndarray:
-        """What each cell of the user adds to x_u·y_i = Σ_j w_j t_j y_jᵀ (G_u + λ_u)⁻¹ y_i, (cells,)."""
+        """What each cell of the user adds to x_u·y_i, (cells,): w_j (t_j - γ_u·y_j) y_jᵀ (G_u + λ_u)⁻¹ y_i, with γ_u the centre.
+
+        The centre's own part, γ_u·y_i, comes of who rated what; what of it is no single item's is shared evenly.
+        """
         if self.W is not None:
             raise NotImplementedError(f"with the constraint {self.W!r} on W no rating has a share of its own; fit with W=None")
         r, scale = self.ratings_, self.model_.info["scale"]
@@ -245,20 +319,30 @@ class Factors(Recommender):
         G = a0 * Y.T @ Y + (Y[mine.item].T * (w - a0)) @ Y[mine.item] + lam * np.eye(Y.shape[1])
         y = Y[item].copy()
         y[: self.biased] = 0.0
-        return w * t * (Y[mine.item] @ np.linalg.solve(G, y)) * (1.0 if self.implicit else scale)
+        seen, center = np.zeros(len(t)), np.zeros(len(y))
+        if "gamma" in self.model_.extra:
+            e, there = self.model_.extra, w > 0
+            center = (Pattern(e["basis"], e["center"], e["width"]).known(_with_weight(mine)) @ e["gamma"])[user]
+            n = max(1, there.sum())
+            seen = np.where(there, (e["basis"] / e["width"][1:])[mine.item] @ e["gamma"][2:] @ y / n**0.5, 0.0)
+            seen += np.where(there, (center @ y - seen.sum()) / n, 0.0)
+        shares = w * (t - Y[mine.item] @ center) * (Y[mine.item] @ np.linalg.solve(G, y)) + seen
+        return shares * (1.0 if self.implicit else scale)
 
 
 @dataclass(kw_only=True)
 class ExplicitMF(Factors):
     """Ratings, r ≈ mean + b_u + c_i + x_u·y_i, by alternating least squares over the cells that there are.
 
-    ½ Σ w (t - b_u - c_i - x_u·y_i)² + ½ Σ_u λ_u (b_u² + |x_u|²) + ½ Σ_i λ_i (c_i² + |y_i|²), λ_u = reg n_u^ν, of t = (r - mean) / s
-    with s the standard deviation of the ratings: their unit is no matter. ``rank`` tastes; ``reg="auto"`` is chosen on hidden
+    ½ Σ w (t - b_u - c_i - x_u·y_i)² + ½ Σ_u λ_u |(b, x)_u - Γφ_u|² + ½ Σ_i λ_i |(c, y)_i - Δψ_i|², λ_u = reg n_u^ν, of
+    t = (r - mean) / s with s the standard deviation of the ratings: their unit is no matter. φ_u says what u rated, not how: a one,
+    log(1 + n_u), and ``pattern`` leading singular vectors of the matrix of who rated what; ψ_i likewise. Γ and Δ are learned, under
+    ridges of half of Σ λ; with ``pattern=0``, and on a side with a constraint, they are 0. ``rank`` tastes; ``reg="auto"`` is chosen on hidden
     ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and ``H`` constrain the tastes, a row for each user and
     each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them from being negative there is no mean, nor biases,
     unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep (None: rows are solved by
     Cholesky), and ``max_iter`` sweeps, fewer if the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky
-    2009; Zhou et al. 2008, of ν = 1.)
+    2009; Zhou et al. 2008, of ν = 1; Koren 2008, of what was rated at all.)
 
     >>> model = ExplicitMF(rank=1, reg=0.1).fit((["a", "a", "b", "b"], [1, 2, 1, 2], [5.0, 1.0, 4.0, 2.0]))
     >>> bool(model.predict("a", 1) > model.predict("a", 2))
@@ -268,6 +352,7 @@ class ExplicitMF(Factors):
     nu: float = 0.5
     biases: bool | None = None
     reg_biases: float | None = None
+    pattern: int = 32
 
     @property
     def biased(self) -> bool:
@@ -281,6 +366,9 @@ class ExplicitMF(Factors):
         super()._check()
         if self.reg_biases is not None and not (0 < self.reg_biases < np.inf and (self.reg == "auto" or self.reg > 0)):
             raise ValueError(f"reg_biases is {self.reg_biases!r} and reg {self.reg!r}; both are positive, or leave reg_biases out")
+
+    def _pattern(self, ratings: Ratings) -> Pattern | None:
+        return Pattern.of(_with_weight(ratings), self.pattern) if self.pattern else None
 
     def _scale(self, ratings: Ratings) -> tuple[float, float]:
         w, r = ratings.weight, ratings.value
@@ -320,6 +408,11 @@ class ImplicitMF(Factors):
     def _cells(self, ratings: Ratings, mean: float, scale: float) -> tuple[np.ndarray, np.ndarray | None, float]:
         w = ratings.weight if ratings.weight is not None else 1 + self.alpha * np.abs(ratings.value) / scale
         return (ratings.value > 0).astype(np.float64), w, float(self._number("unobserved"))
+
+
+def _with_weight(ratings: Ratings) -> Ratings:
+    """The cells that say something."""
+    return ratings if ratings.weight is None else ratings.take(ratings.weight > 0)
 
 
 def _positive(given: Any) -> bool:
