@@ -335,14 +335,15 @@ class ExplicitMF(Factors):
     """Ratings, r ≈ mean + b_u + c_i + x_u·y_i, by alternating least squares over the cells that there are.
 
     ½ Σ w (t - b_u - c_i - x_u·y_i)² + ½ Σ_u λ_u |(b, x)_u - Γφ_u|² + ½ Σ_i λ_i |(c, y)_i - Δψ_i|², λ_u = reg n_u^ν, of
-    t = (r - mean) / s with s the standard deviation of the ratings: their unit is no matter. φ_u says what u rated, not how: a one,
-    log(1 + n_u), and ``pattern`` leading singular vectors of the matrix of who rated what; ψ_i likewise. Γ and Δ are learned, under
-    ridges of half of Σ λ; with ``pattern=0``, and on a side with a constraint, they are 0. ``rank`` tastes; ``reg="auto"`` is chosen on hidden
-    ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and ``H`` constrain the tastes, a row for each user and
-    each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them from being negative there is no mean, nor biases,
-    unless ``biases`` is True. ``steps`` conjugate gradients are made for a row in half a sweep (None: rows are solved by
-    Cholesky), and ``max_iter`` sweeps, fewer if the objective falls by less than ``tol`` of itself. (Koren, Bell and Volinsky
-    2009; Zhou et al. 2008, of ν = 1; Koren 2008, of what was rated at all.)
+    t = (r - mean) / s with s the standard deviation of the ratings: their unit is no matter. φ_u says what u rated, not how: a
+    one, log(1 + n_u), and ``pattern`` leading singular vectors of the matrix of who rated what; ψ_i likewise. Γ and Δ are
+    learned, under ridges of half of Σ λ; with ``pattern=0``, and on a side with a constraint, they are 0.
+
+    ``rank`` tastes; ``reg="auto"`` is chosen on hidden ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and
+    ``H`` constrain the tastes, a row for each user and each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them
+    from being negative there is no mean, nor biases, unless ``biases`` is True. ``steps`` conjugate gradients are made for a row
+    in half a sweep (None: rows are solved by Cholesky), and ``max_iter`` sweeps, fewer if the objective falls by less than
+    ``tol`` of itself. (Koren, Bell and Volinsky 2009; Zhou et al. 2008, of ν = 1; Koren 2008, of what was rated at all.)
 
     >>> model = ExplicitMF(rank=1, reg=0.1).fit((["a", "a", "b", "b"], [1, 2, 1, 2], [5.0, 1.0, 4.0, 2.0]))
     >>> bool(model.predict("a", 1) > model.predict("a", 2))
