@@ -57,7 +57,9 @@ class Side:
         return A
 
     def penalty(self, A: Tensor) -> Tensor:
-        value = self.p.prox_W.value(A - self.center)
+        if not isinstance(self.solver, ALS):
+            return self.p.prox_W.value(A)
+        value = (self._lam * (A - self.center).square().sum(1, keepdim=True)).double().sum() / 2
         return value if self.gamma is None else value + self._lam.double().sum() / 4 * self.gamma.double().square().sum()
 
     @property
