@@ -281,6 +281,11 @@ def test_ratings_that_are_all_equal_are_predicted():
         np.testing.assert_allclose(model.fit(data).predict(data.users, data.items[:1].repeat(M)), 4.0, atol=0.05)
 
 
+def test_no_ridge_at_all_stays_finite():
+    model = ExplicitMF(rank=2, reg=0.0).fit(ratings())
+    assert np.isfinite(model.predict(np.arange(M), np.zeros(M, int))).all()
+
+
 def test_the_same_seed_gives_the_same_tastes_and_another_seed_others():
     a, b, c = (ExplicitMF(rank=3, reg=0.5, seed=seed, max_iter=2).fit(ratings()).model_.X for seed in (0, 0, 1))
     assert np.array_equal(a, b)

@@ -172,8 +172,9 @@ class Factors(Recommender):
 
     def _side(self, p: Problem, known: np.ndarray | None, F: Tensor) -> Side:
         free = p.prox_W.ridge is not None
+        known = known if free and self._number("reg") else None
         solver = ALS(steps=self.steps) if free else APG(inner=10) if p.prox_W.couples(1) else HALS(inner=5)
-        return Side(p, solver, None if known is None or not free else self._tensor(known), torch.zeros_like(F[:1]))
+        return Side(p, solver, None if known is None else self._tensor(known), torch.zeros_like(F[:1]))
 
     def _tensor(self, F: np.ndarray) -> Tensor:
         return torch.tensor(F, dtype=torch.float32, device=self.device)
