@@ -9,7 +9,7 @@ import pytest
 from test_report import CHROMIUM, EVIL, QUIET
 
 from proxfactor import report
-from proxfactor.ratings import EASE, ExplicitMF, ImplicitMF, Popularity, compare, read_ratings
+from proxfactor.ratings import EASE, BayesianMF, ExplicitMF, ImplicitMF, Popularity, compare, read_ratings
 
 rng = np.random.default_rng(0)
 M, N = 40, 30
@@ -18,12 +18,6 @@ U, I = np.nonzero(rng.random((M, N)) < 0.5)
 TABLE = (U, I, np.clip(np.rint(TRUTH[U, I]), 1, 5))
 TITLES = dict(enumerate(EVIL)) | {i: f"Film {i}" for i in range(len(EVIL), N)}
 EVIL_TABLE = (np.array([*EVIL[:11], *EVIL[12:]], dtype=object)[U % 14], np.array([f"<script>{i}" for i in I]))
-
-
-def with_intervals(model):
-    """As a model that knows how sure it is."""
-    model.model_ = dataclasses.replace(model.model_, noise=np.full(M, 0.25))
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +32,7 @@ def models():
         "ratings": ratings,
         "clicks": ImplicitMF(rank=2, reg=0.1, unobserved=0.1).fit(clicks),
         "parts": ExplicitMF(rank=2, reg=0.5, W="nonneg", H="nonneg").fit(TABLE),
-        "intervals": with_intervals(ExplicitMF(rank=2, reg=0.5).fit(TABLE)),
+        "intervals": BayesianMF(rank=2, sweeps=20).fit(TABLE),
         "linear": EASE(reg=3.0).fit(TABLE),
         "popular": Popularity().fit(TABLE),
     }
@@ -139,10 +133,9 @@ def test_intervals_are_shown_where_the_model_knows_them(models, opened):
     page, model = opened("intervals"), models["intervals"]
     page.fill("#user", "7")
     best = model.recommend(7, 1)["item"][0].as_py()
-    mean, std = model.predict(7, best, return_std=True)
-    low, high = page.locator("#answers .range").first.inner_text().split(" – ")
-    assert float(low) == pytest.approx(mean - 1.645 * std, abs=0.01)
-    assert float(high) == pytest.approx(mean + 1.645 * std, abs=0.01)
+    ends = page.locator("#answers .range").first.inner_text().split(" – ")
+    expected = np.clip(np.ravel(model.predict_interval(7, best)), 1, 5)
+    assert [float(end) for end in ends] == pytest.approx(list(expected), abs=0.01)
     assert "nine of ten" in page.inner_text("body")
     assert opened("ratings").locator(".range").count() == 0
 

@@ -35,8 +35,8 @@ class Comparison:
     held_out: str
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each model: its name and its measures, NaN where it has none."""
-        names = list(dict.fromkeys(name for measured in self.found.values() for name in measured))
+        """A row for each model: its name and its measures, NaN where it has none; what is measured by fifths is in ``found``."""
+        names = list(dict.fromkeys(name for measured in self.found.values() for name in measured if "/" not in name))
         return [{"model": name} | {key: measured.get(key, math.nan) for key in names} for name, measured in self.found.items()]
 
     def errors(self) -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -145,7 +146,7 @@ def _facts(model: Any, names: list[str], folder: str | Path | None) -> dict[str,
 def _judged(evaluation: dict[str, Any], implicit: bool) -> dict[str, Any]:
     """The table of measures, and in a few words how the model stands."""
     rows, errors = evaluation["rows"], evaluation["errors"]
-    measures = [name for name in rows[0] if name != "model" and " " not in name]
+    measures = [name for name in rows[0] if name != "model"]
     main = next((name for name in measures if name.startswith("ndcg" if implicit else "rmse")), measures[0])
     sign = -1 if main.partition("@")[0] in LOWER else 1
     others = [row for row in rows[1:] if row[main] is not None]
@@ -267,9 +268,8 @@ def _answers(model: Any, names: list[str], folder: str | Path | None) -> dict[st
     for row, user in zip(np.searchsorted(kept.users, users), users.tolist(), strict=True):
         seen, values = kept.seen(row)
         last = np.argsort(-values, kind="stable")[:8]
-        best, spread = lists[user], None
-        if kept.noise is not None and best:
-            _, spread = kept.predict(user, kept.items[[code for code, _ in best]], return_std=True)
+        best = lists[user]
+        ends = _intervals(kept, user, [code for code, _ in best]) if kept.noise is not None and best else [[]] * len(best)
         picked: list[list[Any]] = []
         for place, (code, score) in enumerate(best):
             why: list[list[Any]] = []
@@ -278,8 +278,7 @@ def _answers(model: Any, names: list[str], folder: str | Path | None) -> dict[st
                     why = _why(model, user, code, item)
                 except NotImplementedError:
                     explains = False
-            ends = [] if spread is None else [_short(score - WIDE * spread[place]), _short(score + WIDE * spread[place])]
-            picked.append([item(code), _short(score), why, *ends])
+            picked.append([item(code), _short(score), why, *ends[place]])
         has = [[item(seen[j]), _short(values[j])] for j in last]
         told.append({"id": str(user), "count": len(seen), "has": has, "best": picked})
     titles = [names[code] for code in number]
@@ -291,6 +290,13 @@ def _answers(model: Any, names: list[str], folder: str | Path | None) -> dict[st
         "run": shlex.quote(str(folder or "run")),
         "all": len(users) == len(kept.users),
     }
+
+
+def _intervals(kept: Model, user: Any, codes: list[int]) -> list[list[float]]:
+    """Where nine of ten ratings of each item would lie, within the scale."""
+    mean, std = replace(kept, low=None, high=None).predict(user, kept.items[codes], return_std=True)
+    low, high = (end if kept.low is None else np.clip(end, kept.low, kept.high) for end in (mean - WIDE * std, mean + WIDE * std))
+    return [[_short(a), _short(b)] for a, b in zip(low, high, strict=True)]
 
 
 def _why(model: Any, user: Any, code: int, item: Any) -> list[list[Any]]:
