@@ -3,10 +3,13 @@
 import contextlib
 import io
 import json
+import os
+import pty
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pandas as pd
@@ -155,14 +158,16 @@ def test_scores_of_some_pairs(here, capsys):
         np.testing.assert_allclose(found.loc[user], model.predict(user, ["film 2", "film 0"]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("command", ["recommend run --user 7", "similar run --item 'film 3'", "predict run --rows 7"])
-def test_answers_import_no_torch(command, here, tmp_path):
+def test_answers_import_no_torch(here, tmp_path):
     code = """import sys; from proxfactor.cli import main
-try: main(sys.argv[1:])
-except SystemExit as stop: assert not stop.code and 'torch' not in sys.modules, 'heavy'"""
-    for more in ("", f" --out {tmp_path / 'x.csv'}"):
-        done = subprocess.run([sys.executable, "-c", code, *shlex.split(command + more)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+for command in sys.argv[1:]:
+    try: main(command.split())
+    except SystemExit as stop: assert not stop.code and 'torch' not in sys.modules, command"""
+    commands = ["recommend run --user 7", "similar run --user 7", "predict run --rows 7", "--help", "fit --help"]
+    commands += [f"recommend run -n 2 --out {tmp_path / name}" for name in ("x.csv", "x.parquet")]
+    done = subprocess.run([sys.executable, "-c", code, *commands], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_parquet(tmp_path / "x.parquet")) == len(pd.read_csv(tmp_path / "x.csv")) == 2 * M
 
 
 def test_a_saved_model_is_judged_by_a_test_file(here, tmp_path, capsys):
@@ -238,6 +243,27 @@ def test_control_c_in_a_search_writes_the_best_so_far(here, tmp_path, capsys, mo
     assert len(json.loads((tmp_path / "o.json").read_text())["trials"]) == 2
     assert call(f"fit ratings.csv {NAMED} -k 2 --out {tmp_path / 'run'}") == 130
     assert not (tmp_path / "run").exists()
+
+
+def test_a_terminal_shows_a_live_bar(here, tmp_path):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 120))
+    command = f"tune ratings.csv {NAMED} -k 2 --trials 2 --out {tmp_path / 'o.json'}"
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxfactor", *shlex.split(command)],
+        stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"TERM": "xterm-256color"},
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so when the other side has gone
+            while piece := os.read(ours, 4096):
+                shown += piece
+        out = process.communicate()[0].decode()
+    os.close(ours)
+    for word in ("trial 2 of 2", "━", "RMSE 0."):
+        assert word in shown.decode()
+    assert "best" in out
+    assert "\x1b" not in out
 
 
 def test_too_few_ratings_are_fitted_with_a_word_of_warning(here, tmp_path, capsys):

@@ -14,7 +14,7 @@
     return e;
   };
   const put = (parent, ...children) => { parent.append(...children); return parent; };
-  const number = x => String(Number(x.toPrecision(3))).replace("-", "−");
+  const number = x => (Number.isInteger(x) ? String(x) : Math.abs(x) < 1000 ? x.toPrecision(3) : String(Math.round(x))).replace("-", "−");
   const table = (caption, rows) => put(made("table"), made("caption", caption), put(made("tbody"), ...rows));
   const line = (item, ...cells) => {
     const head = put(made("th"), title(item));

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 USERS = 150
 """Users whose recommendations the page holds; of more, those drawn by chance."""
 
+WORK = 3e10
+"""Multiplications that their reasons may cost; of large models the page holds fewer users, at least 20."""
+
 LISTED = 2000
 """Users whose lists are counted for what is recommended how often."""
 
@@ -251,7 +254,8 @@ def _principal(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
 def _answers(model: Any, names: list[str], folder: str | Path | None) -> dict[str, Any]:
     """Recommendations and reasons of some users, items by their number in a list of titles."""
     kept = model.model_
-    users = _some(kept, USERS)
+    each = 10 * len(kept.items) * (1 if kept.X is None else (kept.X.shape[1] / kept.draws) ** 2)
+    users = _some(kept, min(USERS, max(20, int(WORK / max(1, each)))))
     called = kept.info["columns"]
     table = kept.recommend(users, 10) if len(users) else None
     lists: dict[Any, list[tuple[int, float]]] = {user: [] for user in users.tolist()}
