@@ -273,6 +273,24 @@ def test_too_few_ratings_are_fitted_with_a_word_of_warning(here, tmp_path, capsy
     assert "warning: all ratings are 3, so there is nothing to tell apart" in capsys.readouterr().err
 
 
+def test_wide_tables_empty_users_and_items_and_large_ids(here, tmp_path, capsys):
+    wide = TABLE.pivot(index="user", columns="item", values="rating").sort_index()
+    wide.index = [f"u{i}" for i in wide.index]
+    wide.loc["nobody"] = np.nan
+    wide["unseen"] = np.nan
+    wide.to_csv(tmp_path / "wide.csv", index_label="who")
+    run = tmp_path / "run"
+    assert call(f"fit {tmp_path / 'wide.csv'} --model ExplicitMF --missing nan -k 2 --reg 0.5 --out {run} --quiet") == 0
+    assert call(f"recommend {run} --user u7 nobody -n 2") == 0
+    found = table(capsys.readouterr().out)
+    assert list(found["fallback"]) == [False] * 2 + [True] * 2
+    assert len(serve.load(run).users) == M + 1
+    TABLE.assign(user=TABLE.user + 2**40).to_csv(tmp_path / "large.csv", index=False)
+    assert call(f"fit {tmp_path / 'large.csv'} {NAMED} -k 2 --reg 0.5 --out {run} --quiet") == 0
+    assert call(f"recommend {run} --user {2**40 + 7} -n 1") == 0
+    assert table(capsys.readouterr().out)["user"][0] == 2**40 + 7
+
+
 # ── what is wrong, in one sentence ────────────────────────────────────────────────────────────────────────────────────
 
 REFUSED = {
