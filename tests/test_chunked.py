@@ -515,7 +515,7 @@ def test_a_run_on_chunks_is_saved_with_a_summary_of_some_of_its_rows(tmp_path, m
 
 
 def test_the_command_line_fits_a_file_in_chunks_and_goes_on_with_it(tmp_path, monkeypatch, capsys):
-    from proxfactor import cli
+    from proxfactor.cli import base as cli
 
     monkeypatch.chdir(tmp_path)
     written("parquet", data(), tmp_path)

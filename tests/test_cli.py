@@ -21,7 +21,8 @@ from operators import EXAMPLES
 
 import proxfactor
 from proxfactor import Prox, load
-from proxfactor.cli import _clock, expected_end, main
+from proxfactor.cli import main
+from proxfactor.cli.progress import clock, expected_end
 from proxfactor.prox.table import HEAD
 
 M, N, RANK = 14, 9, 3
@@ -317,7 +318,7 @@ def test_the_time_left_follows_the_fall_of_the_certificate():
     assert expected_end([(1, 0.5)], 1e-5, 100) == 100
     assert expected_end([(1, 1e-1), (11, 1e-2)], 1e-3, 100) == 21
     assert expected_end([(1, 1e-1), (11, 1e-1)], 1e-3, 100) == expected_end([(1, 0.1), (2, float("nan"))], 1e-3, 100) == 100
-    assert [_clock(s) for s in (0.2, 59.4, 61)] == ["0 s", "59 s", "1:01 min"]
+    assert [clock(s) for s in (0.2, 59.4, 61)] == ["0 s", "59 s", "1:01 min"]
 
 
 # ── what is wrong, in one sentence ────────────────────────────────────────────────────────────────────────────────────

@@ -36,3 +36,17 @@ def test_ratings_have_the_rank_the_range_and_the_share_that_is_promised():
     X = table.matrix
     assert X.entries().numel() == pytest.approx(0.3 * truth.size, rel=0.1)
     assert table.rows[-1] == "user 80"
+
+
+def test_films_are_rated_by_those_who_like_the_genre_and_the_popular_ones_most():
+    ratings, titles = datasets.films(300, 200, mean=30, seed=1)
+    again, _ = datasets.films(300, 200, mean=30, seed=1)
+    assert ratings.equals(again)
+    user, film, rating, time = (ratings[name].to_numpy() for name in ratings.column_names)
+    assert len(set(zip(user, film, strict=True))) == len(user)
+    assert set(rating) == {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert (np.diff(time) >= 0).all()
+    assert len(user) == pytest.approx(300 * 30, rel=0.15)
+    seen = np.sort(np.bincount(film, minlength=201)[1:])
+    assert seen[-20:].sum() > 4 * seen[:100].sum() / 5
+    assert len(titles) == 200

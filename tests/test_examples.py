@@ -143,12 +143,50 @@ def test_the_page_shows_the_numbers_of_the_script(costs):
 
 def test_ratings_with_holes_are_completed_better_than_by_their_mean(capsys):
     scores = load("ratings_pq").main()
-    mean, model, small = scores.values()
+    mean, model, small, ours, level, biases = scores.values()
     assert model < 0.6 * mean
     assert small < 0.1
+    assert ours < biases < level
     printed = capsys.readouterr().out
+    assert "For user 7:" in printed
+    assert "as you rated The " in printed
     assert "Casablanca" in printed
     assert "Stopped by the callback" in printed
+
+
+# ── notebook_costs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def notebook():
+    return load("notebook_costs").main()
+
+
+def test_every_mistake_of_the_notebook_costs_what_the_page_says(notebook):
+    page = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
+    assert re.findall("^## (.*)$", page, re.M)[: len(notebook)] == list(notebook)
+    for label, number in (item for numbers in notebook.values() for item in numbers.items()):
+        shown = [line.removeprefix(label).strip() for line in page.splitlines() if line.startswith(label + "  ")]
+        assert len(shown) == 1, label
+        assert math.isclose(float(shown[0]), number, rel_tol=0.1), label
+
+
+def test_the_mistakes_cost_something(notebook):
+    (steps,) = numbers(notebook, "the_fixed_step")
+    assert steps < 20
+    zeros, mean, rated = numbers(notebook, "zeros_as_ratings")
+    assert rated < mean < zeros / 2
+    right, wrong = numbers(notebook, "wrong_sign_of_the_regulariser")
+    assert right < wrong
+    falls, rises = numbers(notebook, "loss_without_squares")
+    assert rises > falls / 10
+    best, last, train, _ = numbers(notebook, "early_stopping_on_the_training_loss")
+    assert train < best < last
+    loose_train, _, loose, chosen = numbers(notebook, "no_held_out_data")
+    assert loose_train < chosen < loose
+    assert numbers(notebook, "the_completed_matrix")[0] > 0.1
+    by_rating, by_choice = numbers(notebook, "ratings_for_a_list")
+    assert by_choice > 2 * by_rating
 
 
 # ── pruned_network ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -248,6 +248,6 @@ def test_components_are_drawn_on_given_axes_largest_first_where_they_do_not_suff
 def test_long_curves_keep_their_peaks():
     y = np.zeros(100_000)
     y[77_777] = 1
-    kept = report._thin(y)
+    kept = report.page.thin(y)
     assert len(kept) <= 600
     assert 77_777 in kept

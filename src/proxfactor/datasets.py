@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .matrix import Dense, Observed, Table
@@ -62,3 +64,48 @@ def ratings(
     table = np.where(seen, truth + noise * r.standard_normal(truth.shape), np.nan)
     names = (np.array([f"{what} {i + 1}" for i in range(count)]) for what, count in (("user", users), ("item", items)))
     return Table(Observed(table), *names), truth
+
+
+_GENRES = {
+    "space": "Orbit Nebula Comet Station Void",
+    "love": "Letter Kiss Summer Wedding Garden",
+    "crime": "Alibi Heist Witness Detective Verdict",
+    "horror": "Crypt Whisper Shadow Cellar Howl",
+    "comedy": "Aunt Holiday Mixup Parrot Neighbour",
+    "western": "Canyon Sheriff Saddle Prairie Duel",
+}
+_LOOKS = "Quiet Last Golden Broken Secret Long Crimson Distant Second Empty Silver Hidden Burning Gentle Lonely Final"
+
+
+def films(users: int = 600, films: int = 400, *, mean: float = 40.0, seed: int = 0) -> tuple[Any, Any]:
+    """Ratings as people give them: (user, film, rating, time) and (film, title), two pyarrow tables.
+
+    Users like one or two of six genres, and what they see are popular films (the k-th with a weight of k^-0.8) of the genres
+    that they like; how many is lognormal with that mean. A rating is 3.4 + how strict the user is + how good the film is +
+    how well the genre suits + noise, a whole number from 1 to 5; ``time`` is in seconds. Titles tell the genre.
+
+    >>> ratings, titles = films()
+    >>> ratings.column_names, titles["title"][0].as_py()
+    (['user', 'film', 'rating', 'time'], 'The Secret Sheriff (1970)')
+    """
+    import pyarrow as pa
+
+    r = np.random.default_rng(seed)
+    genre = r.integers(len(_GENRES), size=films)
+    likes = r.dirichlet(np.full(len(_GENRES), 0.3), users)
+    nouns, looks = [words.split() for words in _GENRES.values()], _LOOKS.split()
+    titles = [f"The {r.choice(looks)} {r.choice(nouns[g])} ({r.integers(1950, 2020)})" for g in genre]
+    popular = np.log((1.0 + r.permutation(films)) ** -0.8)
+    suits = likes[:, genre]
+    wish = popular + np.log(0.05 + suits) + r.gumbel(size=(users, films))
+    count = np.clip(np.rint(mean * r.lognormal(-0.25, 0.7, users)), 5, films // 2).astype(int)
+    rank = np.argsort(np.argsort(-wish, axis=1), axis=1)
+    user, film = np.nonzero(rank < count[:, None])
+    truth = 3.4 + 0.4 * r.standard_normal((users, 1)) + 0.4 * r.standard_normal(films)
+    truth = truth + 1.6 * (suits - suits.mean(1, keepdims=True))
+    rating = np.clip(np.rint(truth + 0.8 * r.standard_normal(truth.shape))[user, film], 1, 5)
+    time = 1.5e9 + 86400.0 * np.floor(r.uniform(0, 900, users))[user] + np.floor(r.uniform(0, 1e7, len(user)))
+    order = np.argsort(time, kind="stable")
+    columns = (user[order] + 1, film[order] + 1, rating[order], time[order].astype(np.int64))
+    table = pa.table(dict(zip(("user", "film", "rating", "time"), map(pa.array, columns), strict=True)))
+    return table, pa.table({"film": pa.array(np.arange(1, films + 1)), "title": pa.array(titles)})

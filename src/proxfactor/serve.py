@@ -399,9 +399,7 @@ class Model:
 
         A saved model that is there is replaced. Raises FileExistsError where something else is there.
         """
-        place = Path(os.path.realpath(folder))
-        if place.exists() and not (place / "model.json").is_file() and not (place.is_dir() and not any(place.iterdir())):
-            raise FileExistsError(f"{folder} is there and is no saved recommender; choose another name")
+        place = check_target(folder)
         fresh, old = (place.with_name(f".{place.name}.{os.getpid()}.{what}") for what in ("tmp", "old"))
         try:
             fresh.mkdir(parents=True)
@@ -444,6 +442,17 @@ def _number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"info holds {value!r}; only what JSON can say is saved")
+
+
+def check_target(folder: str | os.PathLike[str]) -> Path:
+    """Where a model would be saved. Raises FileExistsError where something else is there, NotADirectoryError below a file."""
+    place = Path(os.path.realpath(folder))
+    if place.exists() and not (place / "model.json").is_file() and not (place.is_dir() and not any(place.iterdir())):
+        raise FileExistsError(f"{folder} is there and is no saved recommender; choose another name")
+    above = next(p for p in place.parents if p.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{folder} cannot be written: {above} is a file; choose another folder")
+    return place
 
 
 def load(folder: str | os.PathLike[str]) -> Model:

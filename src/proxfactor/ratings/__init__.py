@@ -2,11 +2,14 @@
 
 ``tables`` reads ratings, ``splits`` parts them into what is learned from and what is kept to judge by, ``base`` says what
 every recommender can do, ``linear`` has those in closed form, ``mf`` those that factor, ``bayes`` the one that knows how sure
-it is (``gibbs`` draws for it), ``pattern`` what who rated what tells both, ``evaluation`` judges, ``tuning`` chooses options.
+it is (``gibbs`` draws for it), ``pattern`` what who rated what tells both, ``evaluation`` judges, ``comparison`` does so beside
+the baselines, ``tuning`` chooses options.
 """
 
 from .base import Recommender as Recommender
 from .bayes import BayesianMF as BayesianMF
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .evaluation import ranking_measures as ranking_measures

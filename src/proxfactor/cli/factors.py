@@ -1,53 +1,39 @@
-"""The command line: files in, a run folder and a report out. Nothing heavy is imported before a command runs."""
+"""Factorizations: files in, a run folder and a report out, and which loss, constraint and rank to ask for."""
 
 from __future__ import annotations
 
 import difflib
-import os
 import shlex
 import shutil
 import sys
 import textwrap
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import Parameter
+
+from .base import (
+    DONE,
+    INTERRUPTED,
+    NO_RATINGS,
+    NOT_CONVERGED,
+    Duplicates,
+    Flat,
+    Missing,
+    Names,
+    OfRatings,
+    Whole,
+    app,
+    is_run,
+    put_table,
+    say,
+)
+from .progress import fit_shown, fits_shown, tiny
 
 if TYPE_CHECKING:
-    from .fit import Progress, Result
-    from .matrix import Table
-    from .selection import Advice, Scan
-
-DONE, NOT_CONVERGED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-
-app = App(
-    name="proxfactor",
-    help="Constrained matrix factorization: X ≈ W H, any loss, any constraint, no learning rate to set.",
-    help_epilogue="Exit codes: 0 done, 1 the fit did not converge but was saved, 2 bad input.",
-    version=lambda: __import__("proxfactor").__version__,
-    default_parameter=Parameter(negative=()),
-    suppress_keyboard_interrupt=False,
-    result_action="return_value",
-)
-
-Missing = Literal["nan", "zeros", "none"]
-Duplicates = Literal["error", "sum", "mean", "last"]
-Names = Annotated[list[str], Parameter(consume_multiple=True)]  # with "| None", Cyclopts would take the name "null" for None
-
-
-def _whole(_: Any, tokens: Any) -> int:
-    text = tokens[0].value
-    try:
-        return int(text)  # Cyclopts alone would take 2.5 for 2
-    except ValueError:
-        raise ValueError(f"{text} is no whole number") from None
-
-
-Whole = Parameter(converter=_whole)
+    from ..fit import Result
+    from ..matrix import Table
+    from ..selection import Advice, Scan
 
 
 @app.command
@@ -66,20 +52,27 @@ def fit(
     tensor: list[str] | None = None,
     init: str = "auto",
     solver: str = "auto",
-    max_iter: Annotated[int, Whole] = 10_000,
-    tol: float = 1e-5,
+    max_iter: Annotated[int | None, Whole] = None,
+    tol: float | None = None,
     seed: Annotated[int, Whole] = 0,
     image: str | None = None,
     chunked: bool = False,
+    about: Flat = NO_RATINGS,
+    options: Annotated[str | None, OfRatings] = None,
+    titles: Annotated[str | None, OfRatings] = None,
+    test_size: Annotated[float | None, OfRatings] = None,
     out: str = "run",
     quiet: bool = False,
 ) -> int:
-    """Factor a table, X ≈ W H, and save the run with its report.
+    """Factor a table, X ≈ W H, or learn a recommender from ratings, and save the run with its report.
+
+    With --users and --items, or another of the options below "Ratings", a recommender learns. It is judged first on ratings
+    that are held out, beside the baselines, and then learns from all of them.
 
     Parameters
     ----------
     data
-        A file: parquet, csv, npy, npz, mtx or zarr.
+        A file: parquet, csv, npy, npz, mtx or zarr; of ratings, parquet or csv.
     rank
         The number of components.
     W
@@ -92,7 +85,8 @@ def fit(
         A file like the data with a weight for each cell, 0 where there is no data.
     missing
         Which cells are no data. nan (the default): NaN, and in a long table the pairs that do not occur. zeros: also the
-        zeros of a dense table and the cells that npz and mtx do not store. none: nothing is missing.
+        zeros of a dense table and the cells that npz and mtx do not store. none: nothing is missing. Ratings: only for a
+        wide table.
     layout
         "wide" (rows x columns), "long" (row id, column id, value) or three column names, as user,item,rating; told by the
         columns, if left out.
@@ -106,26 +100,44 @@ def fit(
     solver
         "auto", "hals" or "palm".
     max_iter
-        The most sweeps over both factors.
+        The most sweeps over both factors: 10,000, if left out; of a recommender its own number.
     tol
-        The certificate at which the fit has converged.
+        The certificate at which the fit has converged: 1e-5, if left out.
     seed
         Of the random start.
     image
         The shape of an image whose pixels are the columns (or the rows), e.g. 28x28, for the report.
     chunked
         Leave the data in the file and read it once a sweep; for what takes a third of the free memory this is so anyway.
+    options
+        The json file that `tune` wrote.
+    titles
+        A parquet or csv file with the ids of the items and what they are called.
+    test_size
+        The share that is held out to say how good the recommender is; 0 for none.
     out
         The run folder to write.
     quiet
         Print nothing but errors, and advice where the fit did not converge.
     """
-    from . import io
-    from .fit import factorize
-    from .losses import Loss
-    from .prox import Prox
+    if about != NO_RATINGS or options is not None:
+        other = {"loss": loss, "weight": weight, "layout": layout, "tensor": tensor, "image": image, "chunked": chunked or None}
+        other |= {"init": None if init == "auto" else init, "solver": None if solver == "auto" else solver}
+        if wrong := [name for name, value in other.items() if value is not None]:
+            raise ValueError(f"--{wrong[0]} is for factorizations, and other options are for ratings; leave one or the others out")
+        from .recommenders import fit_ratings
+
+        own = {"rank": rank, "W": W, "H": H, "max_iter": max_iter, "tol": tol, "seed": seed, "duplicates": duplicates}
+        return fit_ratings(data, about, own, options, missing, titles, test_size, out, quiet)
+    if titles is not None or test_size is not None:
+        raise ValueError("--titles and --test-size are for ratings; say which columns those are with --users and --items")
+    from .. import io
+    from ..fit import factorize
+    from ..losses import Loss
+    from ..prox import Prox
 
     io.check_target(out)
+    max_iter, tol = 10_000 if max_iter is None else max_iter, 1e-5 if tol is None else tol
     tensors = dict(map(_tensor, tensor or []))
     prox = [None if text is None else Prox.parse(text, tensors) for text in (W, H)]
     known = None if loss is None else Loss.parse(loss)
@@ -142,7 +154,7 @@ def fit(
     table = io.read(data, **reading)
     _check_image(shape, table.matrix.shape)
     weights = None if weight is None else _weights(weight, reading, table)
-    with _shown(quiet, max_iter) as callback:
+    with fit_shown(quiet, max_iter) as callback:
         result = factorize(
             table, rank, W=prox[0], H=prox[1], loss=known or "frobenius", weight=weights, init=first, solver=solver,
             max_iter=max_iter, tol=tol, seed=seed, callback=callback,
@@ -178,14 +190,16 @@ def transform(
     missing
         As in fit; what the fit was given, if left out.
     """
-    from . import io
+    from .. import io
 
+    if is_run(run):
+        raise ValueError(f"{run} holds a recommender; for other users take: proxfactor recommend {shlex.quote(run)} --new FILE")
     result = io.load(run)
     reading = result.settings.get("read", {}) | {k: v for k, v in (("layout", layout), ("missing", missing)) if v}
     table = io.read(new, **reading)
     W = result.transform(table)
     rows = range(len(W)) if table.rows is None else table.rows
-    _table(["row", *result.components], [rows, *W.T], out)
+    put_table(["row", *result.components], [rows, *W.T], out)
     return DONE
 
 
@@ -198,7 +212,7 @@ def predict(
     cols: Names = None,  # type: ignore[assignment]
     out: str | None = None,
 ) -> int:
-    """The completed matrix W H, or a part of it.
+    """The completed matrix W H, or a part of it; the scores of a recommender, users in rows and items in columns.
 
     Parameters
     ----------
@@ -211,18 +225,22 @@ def predict(
     out
         Where to write the table (parquet or csv, by its ending); the terminal, if left out.
     """
-    from . import io
-    from .matrix import memory_for
-
     if [] in (rows, cols):
         raise ValueError("--rows and --cols need at least one name; leave them out for all")
+    if is_run(run):
+        from .recommenders import predict_ratings
+
+        return predict_ratings(run, rows, cols, out)
+    from .. import io
+    from ..matrix import memory_for
+
     result = io.load(run)
     m, n = result.settings["shape"]
     memory_for(len(rows or range(m)), len(cols or range(n)), 8, "the completed matrix")
     pred = result.predict(rows, cols)
     names = [asked if asked else range(count) if known is None else known
              for asked, known, count in ((rows, result.rows, pred.shape[0]), (cols, result.cols, pred.shape[1]))]  # fmt: skip
-    _table(["row", *map(str, names[1])], [names[0], *pred.T], out)
+    put_table(["row", *map(str, names[1])], [names[0], *pred.T], out)
     return DONE
 
 
@@ -239,7 +257,11 @@ def report(run: str, /, *, out: str | None = None, image: str | None = None) -> 
     image
         The shape of an image whose pixels are the columns (or the rows), e.g. 28x28; what the fit was given, if left out.
     """
-    from .report import write
+    if is_run(run):
+        from .recommenders import report_ratings
+
+        return report_ratings(run, out)
+    from ..report import write
 
     print(f"The report is {write(run, out, _shape(image))}")
     return DONE
@@ -315,12 +337,12 @@ def scan(
     quiet
         Print nothing but errors.
     """
-    from .selection import rank_scan
+    from ..selection import rank_scan
 
     tensors = dict(map(_tensor, tensor or []))
     table, weights = _read_with_weights(data, weight, {"missing": missing, "layout": layout, "duplicates": duplicates})
     tried = range(1, min(10, *table.matrix.shape) + 1) if ranks is None else _rank_list(ranks)
-    with _fits_shown(quiet) as callback:
+    with fits_shown(quiet) as callback:
         found = rank_scan(
             table, tried, W=_prox(W, tensors), H=_prox(H, tensors), loss=loss, weight=weights, method=method,
             restarts=restarts, fraction=fraction, seed=seed, tol=tol, max_iter=max_iter, workers=workers, out=out,
@@ -384,10 +406,10 @@ def advise(
     quiet
         Print nothing but errors.
     """
-    from .selection import advise as ask
+    from ..selection import advise as ask
 
     table, weights = _read_with_weights(data, weight, {"missing": missing, "layout": layout, "duplicates": duplicates})
-    with _fits_shown(quiet) as callback:
+    with fits_shown(quiet) as callback:
         found = ask(
             table, weight=weights, losses=losses, max_rank=max_rank, yardstick=yardstick, restarts=restarts, fraction=fraction,
             max_fits=max_fits, seed=seed, workers=workers, out=out, callback=callback,
@@ -406,8 +428,8 @@ def demo(*, out: str = "demo", quiet: bool = False) -> int:
     quiet
         Print nothing but errors.
     """
-    from . import datasets, io
-    from .fit import factorize
+    from .. import datasets, io
+    from ..fit import factorize
 
     table, truth = datasets.ratings()
     jobs: list[tuple[str, Any, dict[str, Any]]] = [
@@ -418,7 +440,7 @@ def demo(*, out: str = "demo", quiet: bool = False) -> int:
     for name, data, options in jobs:
         folder = str(Path(out) / name)
         io.check_target(folder)
-        with _shown(quiet, 10_000) as callback:
+        with fit_shown(quiet, 10_000) as callback:
             result = factorize(data, callback=callback, **options)
         shape = datasets.DIGITS_IMAGE if name == "digits" else None
         _saved(result, folder, shape)
@@ -434,7 +456,7 @@ def demo(*, out: str = "demo", quiet: bool = False) -> int:
 @app.command
 def operators() -> int:
     """The constraints and penalties that --W and --H take."""
-    from .prox.table import HEAD, SECTIONS, row, sections
+    from ..prox.table import HEAD, SECTIONS, row, sections
 
     table = {name: [row(kind) for kind in kinds] for name, kinds in sections().items()}
     widths = [max(map(len, column)) for column in zip(HEAD, *(r for rows in table.values() for r in rows), strict=True)]
@@ -461,8 +483,8 @@ def operators() -> int:
 @app.command
 def losses() -> int:
     """The losses that --loss takes, and the data that each is for."""
-    from .losses import Loss
-    from .losses.table import row
+    from ..losses import Loss
+    from ..losses.table import row
 
     for kind in Loss.catalogue():
         name, short, data, formula, *_ = row(kind)
@@ -483,45 +505,6 @@ metric   the steps it honours: one for each element, the same by a weighted
          form, or one for each group that it couples
 exact    no: it minimises nothing, so that a fit with it has no certificate
 cost     the work for a slice of n entries, or an m x n matrix"""
-
-
-def main(tokens: Sequence[str] | None = None) -> None:
-    """Run a command and leave with its exit code; bad input ends in one sentence on stderr and code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show ≈ shows a question mark
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: _say(f"warning: {' '.join(str(message).split())}")
-        sys.exit(_code(tokens))
-
-
-def _code(tokens: Sequence[str] | None) -> int:
-    try:
-        code = app(tokens, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-        return code or DONE
-    except BrokenPipeError:  # the reader, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except CycloptsError as error:
-        _say(f"error: {_one_line(error).rstrip('.')}. See proxfactor {' '.join([*(error.command_chain or ()), '--help'])}.")
-    except (ValueError, TypeError, OSError, MemoryError, ArithmeticError) as error:
-        _say(f"error: {_one_line(error)}")
-    except KeyboardInterrupt:
-        _say("Interrupted; nothing more was written.")
-        return INTERRUPTED
-    return BAD_INPUT
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text}; ask for a smaller rank or give less data" if text.startswith("Unable to allocate") else text
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # ── what goes in ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -545,7 +528,7 @@ def _tensor(pair: str) -> tuple[str, Any]:
 
 
 def _prox(text: str | None, tensors: dict[str, Any]) -> Any:
-    from .prox import Prox
+    from ..prox import Prox
 
     return None if text is None else Prox.parse(text, tensors)
 
@@ -562,7 +545,7 @@ def _rank_list(text: str) -> list[int]:
 
 
 def _read_with_weights(data: str, weight: str | None, given: dict[str, Any]) -> tuple[Table, Any]:
-    from . import io
+    from .. import io
 
     reading = {key: value for key, value in given.items() if value}
     table = io.read(data, **reading)
@@ -571,8 +554,8 @@ def _read_with_weights(data: str, weight: str | None, given: dict[str, Any]) -> 
 
 def _start(init: str) -> Any:
     """The name of a start, or the run to go on from."""
-    from . import inits
-    from .io import load
+    from .. import inits
+    from ..io import load
 
     names = ("auto", *inits.NAMES)
     if Path(init).is_dir():
@@ -585,8 +568,8 @@ def _start(init: str) -> Any:
 
 
 def _weights(file: str, reading: dict[str, Any], data: Table) -> Any:
-    from .io import read
-    from .matrix import Dense
+    from ..io import read
+    from ..matrix import Dense
 
     table = read(file, **reading | {"missing": "nan"})
     X = table.matrix
@@ -619,7 +602,7 @@ def _check_image(image: tuple[int, int] | None, shape: tuple[int, int]) -> None:
 
 
 def _saved(result: Result, out: str, image: tuple[int, int] | None) -> None:
-    from . import io, report
+    from .. import io, report
 
     io.save(result, out, command=["proxfactor", *sys.argv[1:]], image=image)
     report.write(out)
@@ -632,7 +615,7 @@ def _summary(result: Result) -> str:
         ("loss, constraints", f"{result.loss!r}, W {result.prox_W!r}, H {result.prox_H!r}"),
         ("iterations", f"{result.iterations} of {result.solver!r} in {result.seconds:.1f} s"),
         ("relative error", f"{result.error:.4f}"),
-        ("certificate", ", ".join(f"{F} {_tiny(result.history[-1][f'certificate_{F}'])}" for F in "WH")),
+        ("certificate", ", ".join(f"{F} {tiny(result.history[-1][f'certificate_{F}'])}" for F in "WH")),
     ]
     return "\n".join([result.status, *(f"  {name:<19} {value}" for name, value in lines)])
 
@@ -653,7 +636,7 @@ def _tell(result: Result, data: str, out: str, quiet: bool) -> None:
     if not quiet:
         print("\n".join([_summary(result), f"Saved in {out}; the report is {Path(out) / 'report.html'}", *advice]))
     elif not result.converged:
-        _say("\n".join([result.status, f"Saved in {out}.", *advice]))
+        say("\n".join([result.status, f"Saved in {out}.", *advice]))
 
 
 def _chosen(found: Scan | Advice, out: str, name: str, quiet: bool) -> int:
@@ -661,7 +644,7 @@ def _chosen(found: Scan | Advice, out: str, name: str, quiet: bool) -> int:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from . import io
+    from .. import io
 
     names = list(found.table[0])
     io.write_table(Path(out) / f"{name}.csv", names, [[row[key] for row in found.table] for key in names])
@@ -689,122 +672,3 @@ def _rich_table(rows: list[dict[str, Any]], most: int = 15) -> None:
     console.print(grid)
     if len(rows) > most:
         print(f"… and {len(rows) - most} more rows")
-
-
-def _table(names: list[str], columns: list[Any], out: str | None) -> None:
-    from . import io
-
-    if out is not None:
-        io.write_table(out, names, columns)
-        print(f"Saved in {out}")
-        return
-    import csv
-
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(zip(*columns, strict=True))
-
-
-# ── progress ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def _shown(quiet: bool, max_iter: int) -> Iterator[Callable[[Progress], None] | None]:
-    """A callback for the fit: a live bar on a terminal, a line now and then elsewhere, nothing when quiet."""
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        with _bar(max_iter) as callback:
-            yield callback
-    else:
-        yield _Lines()
-
-
-@contextmanager
-def _fits_shown(quiet: bool) -> Iterator[Callable[[Any], None] | None]:
-    """A callback for a choice among fits: a live bar on a terminal, a line for each fit elsewhere, nothing when quiet."""
-
-    def line(progress: Any) -> None:
-        job, error = progress.fit.job, progress.fit.error
-        _say(f"fit {progress.done:>3} of {progress.total}  rank {job.rank:>3}  hidden cells {error:.4g}")
-
-    if quiet:
-        yield None
-    elif not sys.stderr.isatty():
-        yield line
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = [TextColumn("fit {task.completed} of {task.total}"), BarColumn(None), TextColumn("{task.description}")]
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=None)
-
-            def show(progress: Any) -> None:
-                told = f"rank {progress.fit.job.rank}  hidden cells {progress.fit.error:.4g}"
-                bar.update(task, completed=progress.done, total=progress.total, description=told)
-
-            yield show
-
-
-class _Lines:
-    """A line at the first look, and then whenever a second and a tenth of the time so far have passed."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.next = 0.0
-
-    def __call__(self, progress: Progress) -> None:
-        row = progress.row
-        passed = time.perf_counter() - self.began
-        if passed < self.next:
-            return
-        self.next = 1.1 * passed + 1
-        _say(f"iteration {int(row['iteration']):>6}  loss {row['loss']:.6g}  certificate {_tiny(progress.certificate)}")
-
-
-@contextmanager
-def _bar(max_iter: int) -> Iterator[Callable[[Progress], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = [TextColumn("iteration {task.fields[iteration]}"), BarColumn(None), TextColumn("loss {task.fields[loss]}")]
-    columns += [TextColumn("certificate {task.fields[certificate]}"), TextColumn("{task.fields[left]}")]
-    looks: list[tuple[int, float]] = []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=1.0, iteration=0, loss="…", certificate="…", left="")
-
-        def show(progress: Any) -> None:
-            row, certificate = progress.row, progress.certificate
-            at = int(row["iteration"])
-            looks.append((at, certificate))
-            end = expected_end(looks, progress.tol, max_iter)
-            left = f"about {_clock((end - at) * row['seconds'] / at)} left"
-            bar.update(task, completed=at / end, iteration=at, loss=f"{row['loss']:.6g}", certificate=_tiny(certificate), left=left)
-
-        yield show
-
-
-def expected_end(looks: list[tuple[int, float]], tol: float, max_iter: int) -> int:
-    """The iteration at which the certificate reaches tol, if it goes on falling as in the second half of the looks.
-
-    >>> expected_end([(1, 1e-1), (10, 1e-2), (20, 1e-3)], 1e-5, 1000)
-    40
-    """
-    import math
-
-    now, last = looks[-1]
-    then, before = looks[(len(looks) - 1) // 2]
-    if not (0 < last < before and now > then):
-        return max_iter
-    rate = math.log(before / last) / (now - then)
-    return min(max_iter, now + math.ceil(round(math.log(max(last / tol, 1.0)) / rate, 6)))
-
-
-def _tiny(value: float) -> str:
-    return "none" if value != value else f"{value:.1e}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds + 0.5), 60)
-    return f"{minutes}:{seconds:02d} min" if minutes else f"{seconds} s"

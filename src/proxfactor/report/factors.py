@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
-import re
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -14,23 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .metrics import residual_summary
+from ..metrics import residual_summary
+from .page import (
+    BLUE,
+    GREY,
+    RUST,
+    empty,
+    environment,
+    label,
+    logarithmic,
+    new_axes,
+    percent,
+    plain,
+    svg,
+    thin,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .fit import Result
+    from ..fit import Result
 
-BLUE, RUST, GREY = "#2a6db0", "#c0561f", "#8a8f98"
 SHOWN = 64
 """Components that are drawn; of more, those with the largest share."""
 
 FEW = 30
 """Columns that still fit into one bar chart; of more, the largest 12 are named."""
-
-POINTS = 600
-
 
 # ── pictures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -47,38 +55,31 @@ def plot_history(result: Result, ax: Axes | None = None, of: str = "loss") -> Ax
     'certificate'
     """
     _one_of(of, ("loss", "certificate"))
-    ax = _new(ax)
+    ax = new_axes(ax)
     lines = {"loss": ("loss", BLUE)} if of == "loss" else {"W": ("certificate_W", BLUE), "H": ("certificate_H", RUST)}
     drawn = np.concatenate([_line(ax, result.history, key, label, color) for label, (key, color) in lines.items()])
     ax.set(xlabel="iteration", ylabel=of)
     if not drawn.size:
-        return _empty(ax, "not available")
+        return empty(ax, "not available")
     tol = result.settings.get("tol")
     if of == "certificate" and tol:
         ax.axhline(tol, color=GREY, linestyle=(0, (4, 3)), linewidth=1, label=f"tol {tol:g}")
     if of == "certificate":
         ax.legend(frameon=False)
     if result.history[0]["iteration"] > 0 and result.history[-1]["iteration"] > 50:
-        _logarithmic(ax, "x")
+        logarithmic(ax, "x")
     if (of == "certificate" and drawn.max() > 0) or (drawn.min() > 0 and drawn.max() > 20 * drawn.min()):
-        _logarithmic(ax, "y")
+        logarithmic(ax, "y")
     if of == "certificate" and tol and drawn.max() > tol > 30 * drawn.min():
         ax.set_ylim(bottom=tol / 30)  # W is solved to the end at last: keep the way there in view
     return ax
-
-
-def _logarithmic(ax: Axes, which: str) -> None:
-    ax.set(**{f"{which}scale": "log"})
-    axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_formatter(_power)
-    axis.set_minor_formatter("")
 
 
 def _line(ax: Axes, history: list[dict[str, float]], key: str, label: str, color: str) -> np.ndarray:
     x = np.array([h["iteration"] for h in history], dtype=float)
     y = np.array([h.get(key, math.nan) for h in history], dtype=float)
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
-    kept = _thin(y)
+    kept = thin(y)
     ax.plot(x[kept], y[kept], color=color, label=label, marker="o" if len(kept) < 3 else None, markersize=4)
     return y
 
@@ -116,7 +117,7 @@ def plot_components(result: Result, axes: Any = None, image: tuple[int, int] | N
             _curve(ax, _positions(result), F[q])
         else:
             plot_loadings(result, int(q) + 1, ax, "columns", top=12)
-        ax.set_title(f"{q + 1} · {_percent(shares[q])}", fontsize="medium")
+        ax.set_title(f"{q + 1} · {percent(shares[q])}", fontsize="medium")
     for ax in places[len(shown) :]:
         ax.set_axis_off()
     return places[0].figure
@@ -133,7 +134,7 @@ def _grid(figure: Figure, count: int, kind: str, image: tuple[int, int] | None) 
 
 
 def _curve(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    kept = _thin(y)
+    kept = thin(y)
     ax.plot(x[kept], y[kept], color=BLUE, linewidth=1.2)
     ax.fill_between(x[kept], 0, y[kept], color=BLUE, alpha=0.13, linewidth=0)
     ax.margins(x=0)
@@ -157,11 +158,11 @@ def plot_loadings(result: Result, component: int = 1, ax: Axes | None = None, of
     if not 1 <= component <= result.factors[1].shape[0]:
         raise ValueError(f"component is {component}; it is a number from 1 to {result.factors[1].shape[0]}")
     bars = _loadings(result, component - 1, of, top)
-    ax = _new(ax)
+    ax = new_axes(ax)
     values = [b["value"] for b in bars]
     at = np.arange(len(bars))
     ax.barh(at, values, color=[BLUE if v >= 0 else RUST for v in values], height=0.7)
-    ax.set_yticks(at, [_label(b["name"]) for b in bars], parse_math=False)
+    ax.set_yticks(at, [label(b["name"]) for b in bars], parse_math=False)
     ax.set_ylim(len(bars) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     return ax
@@ -185,7 +186,7 @@ def plot_residual(result: Result, ax: Axes | None = None, of: str = "histogram")
             "the result holds no summary of its residual, as the data was not at hand; "
             "set run.residual = proxfactor.metrics.residual_summary(X, run.W, run.H) first"
         )
-    ax, part = _new(ax), result.residual[of]
+    ax, part = new_axes(ax), result.residual[of]
     if of == "histogram":
         ax.stairs(part["counts"], part["edges"], fill=True, color=BLUE)
         ax.set(xlabel="data − fit", ylabel="cells")
@@ -208,20 +209,6 @@ def plot_residual(result: Result, ax: Axes | None = None, of: str = "histogram")
     return ax
 
 
-def _new(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    import matplotlib.pyplot as plt
-
-    return plt.figure(layout="constrained").subplots()
-
-
-def _empty(ax: Axes, text: str) -> Axes:
-    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color=GREY)
-    ax.set(xticks=[], yticks=[])
-    return ax
-
-
 def _one_of(of: str, known: tuple[str, ...]) -> None:
     if of not in known:
         raise ValueError(f"of is {of!r}; it must be one of {', '.join(map(repr, known))}")
@@ -237,20 +224,6 @@ def _tint(values: np.ndarray) -> np.ndarray:
     rgba[..., 3] = np.abs(values) / size
     rgba[np.isnan(values)] = (*to_rgb(GREY), 0.35)
     return rgba
-
-
-def _thin(y: np.ndarray) -> np.ndarray:
-    """The positions of at most 600 points that keep the lowest and the highest of each stretch."""
-    if len(y) <= POINTS:
-        return np.arange(len(y))
-    parts = np.array_split(np.arange(len(y)), POINTS // 2)
-    return np.unique([i for part in parts for i in (part[np.argmin(y[part])], part[np.argmax(y[part])])])
-
-
-def _power(value: float, _: float = 0) -> str:
-    exponent = math.log10(value) if value > 0 else 0.0
-    raised = f"{exponent:.0f}".translate(str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻"))
-    return f"10{raised}" if abs(exponent - round(exponent)) < 1e-9 else f"{value:g}"
 
 
 # ── what there is to say ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -332,31 +305,6 @@ def _top(values: np.ndarray, count: int) -> np.ndarray:
     return some[values[some] != 0]
 
 
-def _label(name: Any, size: int = 28) -> str:
-    """A name that fits beside a bar: printable characters on one line, shortened."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in str(name)).split())
-    return text if len(text) <= size else text[: size - 1] + "…"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"
-
-
-def _number(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "not available"
-    return f"{value:.3g}".replace("-", "−") if isinstance(value, float) else str(value)
-
-
-def _plain(value: Any) -> str:
-    """A setting as text: {"torch": "2.13"} becomes torch 2.13, [12, 16] becomes 12 x 16."""
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return " x ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 _BADGES = {
     "converged": ("good", "converged"),
     "max_iter": ("warn", "not converged: iteration limit"),
@@ -380,7 +328,7 @@ def write(run: Result | str | Path, path: str | Path | None = None, image: tuple
     >>> write(factorize([[1.0, 2.0], [2.0, 4.0]], 1, W="nonneg"), Path(tempfile.mkdtemp(), "report.html")).name
     'report.html'
     """
-    from .io import load, write_atomically
+    from ..io import load, write_atomically
 
     folder = Path(run) if isinstance(run, str | Path) else None
     if folder is None and path is None:
@@ -397,13 +345,7 @@ def write(run: Result | str | Path, path: str | Path | None = None, image: tuple
 
 def render(result: Result, folder: Path | None = None, image: tuple[int, int] | None = None) -> str:
     """The report as text; ``write`` puts it into a file."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("proxfactor", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "percent": _percent, "plain": _plain, "short": lambda name: _label(name, 40)}
-    text = environment.get_template("report.html.j2").render(_facts(result, folder, image))
+    text = environment().get_template("factors.html.j2").render(_facts(result, folder, image))
     return text.encode("utf-8", "replace").decode()
 
 
@@ -424,7 +366,7 @@ def _facts(result: Result, folder: Path | None, image: tuple[int, int] | None) -
         "rank": len(shares),
         "folder": None if folder is None else str(folder),
         "badge": badge,
-        "asked": {k: repr(v) for k, v in asked.items()} | {k.replace("_", " "): _plain(v) for k, v in settings.items()},
+        "asked": {k: repr(v) for k, v in asked.items()} | {k.replace("_", " "): plain(v) for k, v in settings.items()},
         "command": command if command is None or isinstance(command, str) else shlex.join(map(str, command)),
         "tol": result.settings.get("tol"),
         "violation": max(result.violation.values(), default=0.0),
@@ -485,48 +427,4 @@ def _figures(result: Result, kind: str, image: tuple[int, int] | None) -> dict[s
             "cols": "Relative error of the columns",
         }.items():
             drawn[of] = label, partial(_draw_residual, result, of)
-    return {name: _svg(name, label, draw) for name, (label, draw) in drawn.items()}
-
-
-_INKS = {"#010203": "var(--ink)", "#010204": "var(--muted)", "#010205": "var(--line)", BLUE: "var(--blue)", RUST: "var(--rust)"}
-_STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "proxfactor",
-    "font.size": 9,
-    "axes.edgecolor": "#010204",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.labelcolor": "#010204",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "grid.color": "#010205",
-    "grid.linewidth": 0.6,
-    "text.color": "#010203",
-    "xtick.color": "#010204",
-    "ytick.color": "#010204",
-}
-
-
-def _svg(name: str, label: str, draw: Callable[[Figure], Any]) -> Any:
-    """A figure as SVG for the page: its inks become the page's colours, its ids its own."""
-    import matplotlib as mpl
-    from markupsafe import Markup
-    from matplotlib.figure import Figure
-
-    out = io.StringIO()
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(4.6, 2.6), layout="constrained")
-        draw(figure)
-        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    width, height = (72 * inches for inches in figure.get_size_inches())
-    most = 1.25 * width if width < 400 else 1080
-    body = re.sub(r"<style.*?</style>", "", out.getvalue().split("<svg", 1)[1].split(">", 1)[1], flags=re.DOTALL)
-    body = re.sub(r"<[^<>]*>", lambda tag: _page(tag[0], name), body)
-    head = Markup('<svg viewBox="0 0 {:g} {:g}" style="max-width: {:g}px" role="img" aria-label="{}">')
-    return head.format(width, height, most, label) + Markup(body)
-
-
-def _page(tag: str, name: str) -> str:
-    for ink, color in _INKS.items():
-        tag = tag.replace(ink, color)
-    return re.sub(r'( id="|url\(#|href="#)', rf"\1{name}-", re.sub(r"font-family: [^;\"]*;? ?", "", tag))
+    return {name: svg(name, label, draw) for name, (label, draw) in drawn.items()}
