@@ -533,3 +533,7 @@ def test_a_scaled_matrix_is_the_dense_one_of_its_cells_and_makes_them_only_when_
     assert "values" not in scaled.__dict__
     assert torch.equal(scaled.take(slice(2, 4)).T.entries(), dense.take(slice(2, 4)).T.entries())
     assert torch.equal(scaled.like(scaled.entries()).entries(), dense.entries())
+
+
+def test_nothing_stored_has_no_squares():
+    assert Sparse(torch.zeros(3, 4)).squares() == 0

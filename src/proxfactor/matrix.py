@@ -100,10 +100,11 @@ class Matrix(ABC):
         """Σ w x² over the stored cells, one float64 number."""
         x, w = self.entries(), self.weight
         few = max(1, 2**18 * len(x) // max(1, x.numel()))  # so that float64 copies of them stay in the cache
-        weights = [None] * -(-len(x) // few) if w is None else w.split(few)
+        cells = x.split(few)
+        weights = [None] * len(cells) if w is None else w.split(few)
         parts = [
             torch.linalg.vector_norm(a.double() if c is None else a.double() * c.double().sqrt()).square()
-            for a, c in zip(x.split(few), weights, strict=True)
+            for a, c in zip(cells, weights, strict=True)
         ]
         return sum(parts, x.new_zeros((), dtype=torch.float64))
 
