@@ -226,10 +226,10 @@ class Dense(Matrix):
         return (Observed._dense(change, change != 0) if bool(few) else Dense._of(change)), whole
 
 
-class Scaled(Dense):
+class Multiplied(Dense):
     """factor · X for an X without weights that stays as it is: products are multiplied, which are thin; cells when asked for.
 
-    >>> Scaled(Dense(torch.eye(2)), 3.0) @ torch.ones(2, 1)
+    >>> Multiplied(Dense(torch.eye(2)), 3.0) @ torch.ones(2, 1)
     tensor([[3.],
             [3.]])
     """
@@ -250,7 +250,7 @@ class Scaled(Dense):
 
     @cached_property
     def T(self) -> Matrix:
-        flipped = Scaled(self.X.T, self.factor)  # type: ignore[arg-type]
+        flipped = Multiplied(self.X.T, self.factor)  # type: ignore[arg-type]
         flipped.__dict__["T"] = self
         return flipped
 

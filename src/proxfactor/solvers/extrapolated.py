@@ -88,10 +88,10 @@ class Extrapolated(Alternating):
             if XW:  # else it is the first sweep, and nothing is ahead
                 t.know(ahead_W, _ahead(new_XW.C, XW.C, beta))
         new_Ht = self.half(t, ahead_H, ahead_W, s.h)
-        value, rounding = p.quick_value(new_W, new_Ht.mT), _rounding(p)
-        if value.device.type == "cpu":  # elsewhere to ask would stop the device
-            value, rounding = value.item(), float(rounding)
-        good, numbers = _judged(s.numbers, value, rounding)
+        told: tuple[Any, Any] = p.quick_value(new_W, new_Ht.mT), _rounding(p)
+        if W.device.type == "cpu":  # elsewhere to ask would stop the device
+            told = float(told[0]), float(told[1])
+        good, numbers = _judged(s.numbers, *told)
         s.before = W, Ht  # after a failure they stay where they were, and nothing is ahead
         W, Ht = _either(good, (new_W, new_Ht), (W, Ht))
         if p.shared:
