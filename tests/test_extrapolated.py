@@ -6,6 +6,7 @@ import torch
 from test_solvers import begin, data, sweeps
 
 from proxfactor import HALS, PALM, Extrapolated, Problem, datasets, factorize
+from proxfactor.solvers import extrapolated
 from proxfactor.solvers.extrapolated import Momentum
 
 
@@ -81,3 +82,13 @@ def test_it_takes_every_solver_and_goes_where_that_goes():
     for solver, H in ((HALS(), "nonneg"), (PALM(), "simplex(dim=0)")):
         ahead, plain = (factorize(X, 3, W="nonneg", H=H, solver=how, max_iter=3000) for how in (Extrapolated(solver), solver))
         assert ahead.error <= plain.error * 1.01 + 1e-6
+
+
+def test_plain_numbers_are_judged_as_tensors_on_a_device_are():
+    plain = dict(extrapolated.BEGIN)
+    held = {name: torch.tensor(v, dtype=torch.float64) for name, v in plain.items()}
+    for value in (10.0, 6.0, 5.9, 5.95, 5.8, 5.7999, 5.79989, 7.0, 5.79988):
+        good, plain = extrapolated._judged(plain, value, 1e-9)
+        also, held = extrapolated._judged(held, torch.tensor(value, dtype=torch.float64), 1e-9)
+        assert bool(also) == good
+        assert {name: v.item() for name, v in held.items()} == plain

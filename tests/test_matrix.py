@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 
 import proxfactor.matrix as module
-from proxfactor.matrix import Dense, LowRank, Matrix, Observed, Scaled, Sparse, Table, as_matrix, as_table, memory_for
+from proxfactor.matrix import Dense, LowRank, Matrix, Multiplied, Observed, Sparse, Table, as_matrix, as_table, memory_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC|BSR|invariant):UserWarning")
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
@@ -524,7 +524,7 @@ def test_the_sum_of_squares_is_that_of_float64_whatever_the_dtype_and_the_layout
 def test_a_scaled_matrix_is_the_dense_one_of_its_cells_and_makes_them_only_when_asked():
     g = torch.Generator().manual_seed(0)
     X, F, E = (torch.rand(s, generator=g, dtype=torch.float64) for s in ((7, 5), (5, 3), (7, 3)))
-    scaled, dense = Scaled(Dense(X), 0.25), Dense(X * 0.25)
+    scaled, dense = Multiplied(Dense(X), 0.25), Dense(X * 0.25)
     assert torch.equal(scaled @ F, dense @ F)
     assert torch.equal(scaled.T @ E, dense.T @ E)
     torch.testing.assert_close(scaled.squares(), dense.squares())
@@ -533,3 +533,7 @@ def test_a_scaled_matrix_is_the_dense_one_of_its_cells_and_makes_them_only_when_
     assert "values" not in scaled.__dict__
     assert torch.equal(scaled.take(slice(2, 4)).T.entries(), dense.take(slice(2, 4)).T.entries())
     assert torch.equal(scaled.like(scaled.entries()).entries(), dense.entries())
+
+
+def test_nothing_stored_has_no_squares():
+    assert Sparse(torch.zeros(3, 4)).squares() == 0

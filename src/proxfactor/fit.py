@@ -21,7 +21,7 @@ from .chunked import Chunked
 from .freed import Back, freed
 from .inits import Range, range_of, resized, start
 from .losses import Loss
-from .matrix import Dense, LowRank, Matrix, Scaled, Table, as_table, memory_for
+from .matrix import Dense, LowRank, Matrix, Multiplied, Table, as_table, memory_for
 from .problem import Problem
 from .prox import Prox
 from .solvers import APG, Alternating, Memory, Solver, as_solver
@@ -634,10 +634,10 @@ def _unit(loss: Loss, power: int) -> float:
 def _divided(problem: Problem, power: int) -> Problem:
     if power == 0:
         return problem
-    X: Any = problem.X
-    factor = 2.0**-power
-    only_products = isinstance(X, Dense) and X.weight is None and problem.loss.quadratic and abs(power) <= 64
-    return dataclasses.replace(problem, X=Scaled(X, factor) if only_products else X.scaled(factor))
+    X, factor = problem.X, 2.0**-power
+    if isinstance(X, Dense) and X.weight is None and problem.loss.quadratic and abs(power) <= 64:  # only products are asked of it
+        return dataclasses.replace(problem, X=Multiplied(X, factor))
+    return dataclasses.replace(problem, X=X.scaled(factor))
 
 
 def _cone_times(problem: Problem, pair: Any, factor: float) -> Any:

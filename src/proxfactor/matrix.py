@@ -100,10 +100,11 @@ class Matrix(ABC):
         """Σ w x² over the stored cells, one float64 number."""
         x, w = self.entries(), self.weight
         few = max(1, 2**18 * len(x) // max(1, x.numel()))  # so that float64 copies of them stay in the cache
-        weights = [None] * -(-len(x) // few) if w is None else w.split(few)
+        cells = x.split(few)
+        weights = [None] * len(cells) if w is None else w.split(few)
         parts = [
             torch.linalg.vector_norm(a.double() if c is None else a.double() * c.double().sqrt()).square()
-            for a, c in zip(x.split(few), weights, strict=True)
+            for a, c in zip(cells, weights, strict=True)
         ]
         return sum(parts, x.new_zeros((), dtype=torch.float64))
 
@@ -225,10 +226,10 @@ class Dense(Matrix):
         return (Observed._dense(change, change != 0) if bool(few) else Dense._of(change)), whole
 
 
-class Scaled(Dense):
+class Multiplied(Dense):
     """factor · X for an X without weights that stays as it is: products are multiplied, which are thin; cells when asked for.
 
-    >>> Scaled(Dense(torch.eye(2)), 3.0) @ torch.ones(2, 1)
+    >>> Multiplied(Dense(torch.eye(2)), 3.0) @ torch.ones(2, 1)
     tensor([[3.],
             [3.]])
     """
@@ -249,7 +250,7 @@ class Scaled(Dense):
 
     @cached_property
     def T(self) -> Matrix:
-        flipped = Scaled(self.X.T, self.factor)  # type: ignore[arg-type]
+        flipped = Multiplied(self.X.T, self.factor)  # type: ignore[arg-type]
         flipped.__dict__["T"] = self
         return flipped
 

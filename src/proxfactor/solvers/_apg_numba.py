@@ -1,4 +1,4 @@
-"""Accelerated steps for shares on the CPU, row by row in the cache: ``apg.accelerated`` is its twin and its oracle."""
+"""Accelerated steps for shares and bounds on the CPU, row by row in the cache: ``apg.accelerated`` is the twin and the oracle."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ def _moves(y, new, old, d):
 
 
 def load(dtype: torch.dtype) -> Callable:
-    """``shares`` for a dtype, compiled."""
+    """``steps`` for a dtype, compiled."""
     x: Any = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     b, f, i = numba.boolean, numba.float64, numba.int64
-    signature: Any = numba.void(x[:, :, ::1], x[:, ::1], x[:, ::1], x[:, ::1], f, b, f[::1], f, x[:, ::1], i, i)
+    signature: Any = numba.void(x[:, :, ::1], x[:, ::1], x[:, ::1], x[:, ::1], f, b, f, f, f[::1], f, x[:, ::1], i, i)
     compiled = kernel(signature)(_rows)
 
-    def shares(G: Tensor, C: Tensor, D: Tensor, A: Tensor, total: float, solid: bool, momentum: list[float]) -> Tensor:
-        """A step for each ``momentum``, for rows of shares: G (k, k) or (m, k, k), C and A (m, k), D (1, k) or (m, k)."""
+    def steps(G: Tensor, C: Tensor, D: Tensor, A: Tensor, slices: tuple, momentum: list[float]) -> Tensor:
+        """A step for each ``momentum``: G (k, k) or (m, k, k), C and A (m, k), D (1, k) or (m, k), slices as ``apg.Slices``."""
         new = torch.empty(A.shape, dtype=dtype)
         given = [t.to(dtype).contiguous().numpy() for t in (G if G.ndim == 3 else G[None], C, D, A)]
-        still = total * torch.finfo(dtype).eps / 8  # a row that moves no further has arrived
-        numbers = float(total), solid, np.array(momentum), still
+        still = slices[0] * torch.finfo(dtype).eps / 8  # a row that moves no further has arrived
+        numbers = *slices, np.array(momentum), still
         in_threads(lambda first, last: compiled(*given, *numbers, new.numpy(), first, last), len(A), A.numel() * len(momentum))
         return new
 
-    return shares
+    return steps
 
 
-def _rows(G, C, D, A, total, solid, momentum, still, out, first, last):
+def _rows(G, C, D, A, total, solid, lo, hi, momentum, still, out, first, last):
     """The rows first to last of the lower of the first and the last of ``momentum.size`` accelerated steps, into out."""
     k = A.shape[1]
     old, new, y, best = np.empty(k), np.empty(k), np.empty(k), np.empty(k)
@@ -93,9 +93,9 @@ def _rows(G, C, D, A, total, solid, momentum, still, out, first, last):
             for j in range(k):
                 new[j] = y[j] - slope[j] * s[j]
                 whole += max(new[j], 0.0)
-            theta = 0.0 if solid and whole <= total else _level(new, s, total)
+            theta = 0.0 if total == 0 or (solid and whole <= total) else _level(new, s, total)
             for j in range(k):
-                new[j] = max(new[j] - theta * s[j], 0.0)
+                new[j] = min(max(new[j] - theta * s[j], lo), hi)
             uphill, far = _moves(y, new, old, d)
             age = 0 if uphill > 0 else age
             for j in range(k):

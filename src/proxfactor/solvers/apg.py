@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,11 +34,11 @@ class APG(Passes):
 
     def rows(self, prox: Prox, q: Quadratic, A: Tensor, memory: Memory) -> Tensor:
         D, A = group_metric(prox, q.bound(), tuple(A.shape), "amax"), forget_empty(q, A, prox)
-        shares, pull = _shares(prox), momentum(self.inner)
-        if shares and A.device.type == "cpu" and bool((D > 0).all()):
+        slices, pull = _slices(prox), momentum(self.inner)
+        if slices and A.device.type == "cpu" and bool((D > 0).all()):
             compiled = kernels("solvers._apg_numba", A.dtype, SORTED * A.numel() * self.inner)
             if compiled:
-                return compiled(q.G, q.C, D, A, shares.total, isinstance(shares, SolidSimplex), pull)
+                return compiled(q.G, q.C, D, A, slices, pull)
         return lowest(prox, q, *accelerated(prox, q.grad, D, A, pull))
 
 
@@ -62,6 +64,22 @@ def momentum(steps: int) -> list[float]:
     for _ in range(steps):
         paces.append((1 + (1 + 4 * paces[-1] ** 2) ** 0.5) / 2)
     return [(pace - 1) / longer for pace, longer in pairwise(paces)]
+
+
+class Slices(NamedTuple):
+    """What each row of a factor has to be: a sum ``total``, or no more than it where ``solid`` (0: no sum), and its bounds."""
+
+    total: float
+    solid: bool
+    lo: float
+    hi: float
+
+
+def _slices(prox: Prox) -> Slices | None:
+    if shares := _shares(prox):
+        return Slices(float(shares.total), isinstance(shares, SolidSimplex), 0.0, math.inf)
+    bounds = prox.elastic
+    return Slices(0.0, False, bounds[0], bounds[1]) if bounds and bounds[2] == bounds[3] == 0 else None
 
 
 def _shares(prox: Prox) -> Simplex | SolidSimplex | None:

@@ -23,7 +23,7 @@ class Momentum(State):
 
     before: tuple[Tensor, Tensor] = ()  # type: ignore[assignment]  # W, Hᵀ of the sweep before
     products: tuple[Quadratic, ...] = ()  # the models for Hᵀ and W, and for the Hᵀ of the sweep before
-    numbers: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,7 +67,9 @@ class Extrapolated(Alternating):
         return self.at(Momentum(begun.W, begun.H, begun.w, begun.h), begun.W, begun.H)
 
     def at(self, state: State, W: Tensor, H: Tensor) -> Momentum:
-        numbers = {name: torch.tensor(v, dtype=torch.float64, device=W.device) for name, v in BEGIN.items()}
+        numbers: dict[str, Any] = dict(BEGIN)
+        if W.device.type != "cpu":
+            numbers = {name: torch.tensor(v, dtype=torch.float64, device=W.device) for name, v in BEGIN.items()}
         return Momentum(W, H, state.w, state.h, state.sweep, (W, H.mT), (), numbers)
 
     def step(self, problem: Problem, state: State) -> State:
@@ -86,7 +88,10 @@ class Extrapolated(Alternating):
             if XW:  # else it is the first sweep, and nothing is ahead
                 t.know(ahead_W, _ahead(new_XW.C, XW.C, beta))
         new_Ht = self.half(t, ahead_H, ahead_W, s.h)
-        good, numbers = _judged(s.numbers, p.quick_value(new_W, new_Ht.mT), _rounding(p))
+        told: tuple[Any, Any] = p.quick_value(new_W, new_Ht.mT), _rounding(p)
+        if W.device.type == "cpu":  # elsewhere to ask would stop the device
+            told = float(told[0]), float(told[1])
+        good, numbers = _judged(s.numbers, *told)
         s.before = W, Ht  # after a failure they stay where they were, and nothing is ahead
         W, Ht = _either(good, (new_W, new_Ht), (W, Ht))
         if p.shared:
@@ -100,28 +105,30 @@ class Extrapolated(Alternating):
 BEGIN = {"beta": 0.0, "next": 0.5, "bound": 1.0, "last": 0.5, "value": torch.inf, "first": torch.inf, "slow": 0.0}
 
 
-def _judged(n: dict[str, Tensor], value: Tensor, rounding: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Whether the sweep is good, and the numbers for the next one: all on the device."""
+def _judged(n: dict[str, Any], value: Any, rounding: Any) -> tuple[Any, dict[str, Any]]:
+    """Whether the sweep is good, and the numbers for the next one: plain ones on a CPU, else tensors that stay on their device."""
+    which = torch.where if isinstance(value, Tensor) else lambda condition, a, b: a if condition else b
     fall = n["value"] - value
     good = fall >= -rounding
     used = good & (n["beta"] > 0)
-    first = torch.where(n["first"].isfinite(), n["first"], n["value"])
-    slow = (fall < SLOW[0] * value) | (fall < SLOW[1] * (first - value)) & first.isfinite() | (n["slow"] > 0)
-    bound = torch.where(good, torch.where(used, (1.005 * n["bound"]).clamp(max=1.0), n["bound"]), n["last"])
-    coming = torch.where(good, torch.where(used, torch.minimum(bound, 1.02 * n["next"]), n["next"]), n["next"] / 1.5)
+    first = which(n["first"] < torch.inf, n["first"], n["value"])
+    slow = (fall < SLOW[0] * value) | (fall < SLOW[1] * (first - value)) & (first < torch.inf) | (n["slow"] > 0)
+    wider, longer = 1.005 * n["bound"], 1.02 * n["next"]
+    bound = which(good, which(used, which(wider < 1, wider, 1.0), n["bound"]), n["last"])
+    coming = which(good, which(used, which(bound < longer, bound, longer), n["next"]), n["next"] / 1.5)
     beta = coming * (good & slow)
-    last, value = torch.where(used, n["next"], n["last"]), torch.where(good, value, n["value"])
+    last, value = which(used, n["next"], n["last"]), which(good, value, n["value"])
     return good, {"beta": beta, "next": coming, "bound": bound, "last": last, "value": value, "first": first, "slow": slow}
 
 
-def _ahead(F: Tensor, before: Tensor, beta: Tensor) -> Tensor:
-    if beta.device.type == "cpu" and beta == 0:
-        return F
-    return torch.lerp(before, F, (1 + beta).to(F))
+def _ahead(F: Tensor, before: Tensor, beta: Any) -> Tensor:
+    if isinstance(beta, Tensor):
+        return torch.lerp(before, F, (1 + beta).to(F))
+    return torch.lerp(before, F, 1 + beta) if beta else F
 
 
-def _either(good: Tensor, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    if good.device.type == "cpu":  # elsewhere to ask would stop the device
+def _either(good: Any, ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if isinstance(good, bool):
         return ours if good else theirs
     return tuple(torch.where(good, a, b) for a, b in zip(ours, theirs, strict=True))
 
