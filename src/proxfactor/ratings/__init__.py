@@ -2,7 +2,8 @@
 
 ``tables`` reads ratings, ``splits`` parts them into what is learned from and what is kept to judge by, ``base`` says what
 every recommender can do, ``linear`` has those in closed form, ``mf`` those that factor, ``bayes`` the one that knows how sure
-it is (``gibbs`` draws for it), ``evaluation`` judges, ``tuning`` chooses options.
+it is (``gibbs`` draws for it), ``sampled`` the one by mini-batches, ``evaluation`` judges, ``tuning``
+chooses options.
 """
 
 from .base import Recommender as Recommender
@@ -18,6 +19,7 @@ from .linear import Popularity as Popularity
 from .linear import PureSVD as PureSVD
 from .mf import ExplicitMF as ExplicitMF
 from .mf import ImplicitMF as ImplicitMF
+from .sampled import SampledMF as SampledMF
 from .splits import split as split
 from .tables import Ratings as Ratings
 from .tables import codes_of as codes_of
