@@ -44,7 +44,8 @@ _HOME = {
     "io": "load read save",
     "selection": "Advice Scan advise rank_scan",
     "ratings": """
-        EASE GFCF BayesianMF Bias ExplicitMF ImplicitMF Popularity PureSVD Recommender evaluate read_ratings split tune
+        EASE GFCF BayesianMF Bias ExplicitMF ImplicitMF Popularity PureSVD Recommender SampledMF
+        evaluate read_ratings split tune
     """,
 }
 _MODULES = ("cli", "datasets", "inits", "metrics", "report", "text", *_HOME)

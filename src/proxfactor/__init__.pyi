@@ -194,6 +194,7 @@ from .ratings import ImplicitMF as ImplicitMF
 from .ratings import Popularity as Popularity
 from .ratings import PureSVD as PureSVD
 from .ratings import Recommender as Recommender
+from .ratings import SampledMF as SampledMF
 from .ratings import evaluate as evaluate
 from .ratings import read_ratings as read_ratings
 from .ratings import split as split

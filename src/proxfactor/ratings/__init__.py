@@ -2,8 +2,8 @@
 
 ``tables`` reads ratings, ``splits`` parts them into what is learned from and what is kept to judge by, ``base`` says what
 every recommender can do, ``linear`` has those in closed form, ``mf`` those that factor, ``bayes`` the one that knows how sure
-it is (``gibbs`` draws for it), ``pattern`` what who rated what tells both, ``evaluation`` judges, ``comparison`` does so beside
-the baselines, ``tuning`` chooses options.
+it is (``gibbs`` draws for it), ``sampled`` the one by mini-batches, ``pattern`` what who rated what foretells, ``evaluation``
+judges, ``comparison`` does so beside the baselines, ``tuning`` chooses options.
 """
 
 from .base import Recommender as Recommender
@@ -21,6 +21,7 @@ from .linear import Popularity as Popularity
 from .linear import PureSVD as PureSVD
 from .mf import ExplicitMF as ExplicitMF
 from .mf import ImplicitMF as ImplicitMF
+from .sampled import SampledMF as SampledMF
 from .splits import split as split
 from .tables import Ratings as Ratings
 from .tables import codes_of as codes_of
