@@ -186,7 +186,7 @@ def warm(job: Job, data: Data, X: Any, start: Any, run: Callable | None = None) 
     """A first call of two iterations; what compiles beside it has compiled."""
     watched(job, Watch(job.limit, job.threads, most=2, keep=False), data, X, start, run)
     if system(job.system).module == "proxfactor":
-        wait_for_all_kernels(job.dtype)
+        wait_for_all_kernels()
 
 
 def trace(job: Job) -> dict[str, Any]:

@@ -122,8 +122,12 @@ def proxfactor_sweeps(data, X, start, see, solver="auto"):
             see(state.W, state.H)
 
 
-def wait_for_all_kernels(dtype: str) -> None:
-    """Until every kernel of a solver or a loss is there, whether the first call asked for it or not."""
+def wait_for_all_kernels() -> None:
+    """Until every kernel of a solver or a loss is there, in both dtypes, whether the first call asked for it or not.
+
+    A float64 fit begins in float32, and a loss is summed in float64 whatever the data are.
+    """
+    from itertools import product
     from pkgutil import iter_modules
 
     import torch
@@ -131,14 +135,11 @@ def wait_for_all_kernels(dtype: str) -> None:
     from proxfactor import losses, solvers
     from proxfactor.compiled import wait_for_kernels
 
-    for package in (solvers, losses):
-        for module in iter_modules(package.__path__):
-            if module.name.endswith("_numba"):
-                with contextlib.suppress(AttributeError):  # it is not one that is fetched beside the work
-                    name = f"{package.__name__.split('.')[-1]}.{module.name}"
-                    wait_for_kernels(name, {"f32": torch.float32, "f64": torch.float64}[dtype])
-                    if package is losses:  # a value is summed in float64 whatever the dtype
-                        wait_for_kernels(name, torch.float64)
+    found = [f"{p.__name__.split('.')[-1]}.{m.name}" for p in (solvers, losses) for m in iter_modules(p.__path__)]
+    for name, dtype in product(found, (torch.float32, torch.float64)):
+        if name.endswith("_numba"):
+            with contextlib.suppress(AttributeError):  # it is not one that is fetched beside the work
+                wait_for_kernels(name, dtype)
 
 
 # ── peers ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
