@@ -63,7 +63,7 @@ def explicit_objective(model, data):
 
 
 def patterns(model, data):
-    if not model.pattern:
+    if model.pattern == 0:
         return None, None
     found = Pattern.of(data if data.weight is None else data.take(data.weight > 0), model.pattern)
     return found.users, found.items
@@ -253,7 +253,7 @@ def test_the_shares_of_the_seen_items_add_up_to_the_score_and_are_what_a_changed
     found = model.explain(user, item, n=None)
     wide = dataclasses.replace(model.model_, low=None, high=None)
     assert sum(found["contribution"]) == pytest.approx(wide.predict(user, item), abs=2e-4)
-    if model.implicit or model.pattern:
+    if model.implicit or model.pattern != 0:
         return
     mine = np.flatnonzero(data.user == user)[2]
     more = data.value.copy()
@@ -303,6 +303,16 @@ def test_a_callback_sees_each_sweep_and_its_model_and_ends_the_fit():
     assert [sweep for sweep, _, _ in seen] == [1, 2, 3]
     assert len(model.history_) == 3
     assert all(np.isfinite(score) for _, _, score in seen)
+
+
+def test_a_search_leaves_the_pattern_out_where_it_was_chance_who_rated_what():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 100))
+    u, i = np.nonzero(rng.random(truth.shape) < 0.2)
+    r = truth[u, i] + rng.normal(size=len(u)) / 2
+    model = ExplicitMF(rank=4).fit(read_ratings(pd.DataFrame({"user": u, "item": i, "rating": r})))
+    assert model.found_["pattern"] == 0
+    assert "gamma" not in model.model_.extra
 
 
 def test_options_that_are_left_to_auto_are_found_and_kept():

@@ -266,7 +266,7 @@ def test_a_class_may_say_where_its_options_are_looked_for():
 
     assert tune(Own(), ratings()).options == {"reg": 7.0}
     assert chosen(Own(), ratings())[0].reg == 7.0
-    assert set(SEARCH) == {"unobserved", "alpha", "reg", "rank"}
+    assert set(SEARCH) == {"unobserved", "alpha", "reg", "pattern", "rank"}
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_bad_searches_are_refused(arguments, words):
 
 
 def test_what_is_auto_and_unknown_is_refused_by_name():
-    with pytest.raises(ValueError, match='note="auto" is not known; a search finds unobserved, alpha, reg, rank'):
+    with pytest.raises(ValueError, match='note="auto" is not known; a search finds unobserved, alpha, reg, pattern, rank'):
         chosen(Fake(note="auto"), ratings())
 
 
@@ -343,7 +343,7 @@ def test_clicks_choose_a_ridge_and_a_weight_for_what_is_not_there():
 
 
 def test_few_ratings_are_fitted_all_the_same():
-    with pytest.warns(UserWarning, match="reg cannot be chosen by a hold-out"):
+    with pytest.warns(UserWarning, match="reg, pattern cannot be chosen by a hold-out"):
         model = ExplicitMF(rank=2).fit((["a", "a", "b"], [1, 2, 1], [5.0, 3.0, 1.0]))
     assert np.isfinite(model.predict("b", 2))
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from .base import Callback, Recommender
 from .pattern import Pattern
 from .tables import Ratings
 from .tuning import SEARCH, chosen
+
+PATTERN = 32
+"""Singular vectors of who rated what, unless it is said how many."""
 
 ENOUGH = 40
 """Conjugate gradients after which a row is solved to rounding, wherever it began."""
@@ -100,7 +103,7 @@ class Factors(Recommender):
     def _fit(self, ratings: Ratings, start: Model | None, callback: Callback | None) -> Model:
         self._check()
         if start is None:
-            best, self.trials_ = chosen(self, ratings, callback)
+            best, self.trials_ = chosen(self._to_search(), ratings, callback)
             self.found_ = {f.name: new for f in fields(self) if f.init and (new := getattr(best, f.name)) != getattr(self, f.name)}
         else:
             self.found_ = start.info["found"]
@@ -128,7 +131,7 @@ class Factors(Recommender):
     def _check(self) -> None:
         for name, low in (("rank", 1), ("max_iter", 1), ("steps", 1), ("seed", 0), ("pattern", 0)):
             value = getattr(self, name, low)
-            if name == "steps" and value is None:
+            if (name in ("steps", "pattern") and value is None) or (name == "pattern" and value == "auto"):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
                 raise ValueError(f"{name} is {value!r}; it is a whole number of at least {low}")
@@ -138,6 +141,10 @@ class Factors(Recommender):
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
                 raise ValueError(f'{name} is {value!r}; it is a finite number, not negative{", or auto" * (name in SEARCH)}')
+
+    def _to_search(self) -> Self:
+        """Itself with "auto" where a search should look."""
+        return self
 
     def _number(self, name: str) -> Any:
         """An option as it was given, or as the search found it."""
@@ -340,7 +347,8 @@ class ExplicitMF(Factors):
     ½ Σ w (t - b_u - c_i - x_u·y_i)² + ½ Σ_u λ_u |(b, x)_u - Γφ_u|² + ½ Σ_i λ_i |(c, y)_i - Δψ_i|², λ_u = reg n_u^ν, of
     t = (r - mean) / s with s the standard deviation of the ratings: their unit is no matter. φ_u says what u rated, not how: a
     one, log(1 + n_u), and ``pattern`` leading singular vectors of the matrix of who rated what; ψ_i likewise. Γ and Δ are
-    learned, under ridges of half of Σ λ; with ``pattern=0``, and on a side with a constraint, they are 0.
+    learned, under ridges of half of Σ λ; with ``pattern=0``, and on a side with a constraint, they are 0. None stands for 32,
+    or for 0 where a search for reg finds that better: where it was chance who rated what.
 
     ``rank`` tastes; ``reg="auto"`` is chosen on hidden ratings; ``reg_biases`` is the biases' own, reg if left out. ``W`` and
     ``H`` constrain the tastes, a row for each user and each item ("nonneg", "l1(0.1)", "simplex(dim=1)"); where both keep them
@@ -356,7 +364,7 @@ class ExplicitMF(Factors):
     nu: float = 0.5
     biases: bool | None = None
     reg_biases: float | None = None
-    pattern: int = 32
+    pattern: int | Literal["auto"] | None = None
 
     @property
     def biased(self) -> bool:
@@ -372,7 +380,12 @@ class ExplicitMF(Factors):
             raise ValueError(f"reg_biases is {self.reg_biases!r} and reg {self.reg!r}; both are positive, or leave reg_biases out")
 
     def _pattern(self, ratings: Ratings) -> Pattern | None:
-        return Pattern.of(_with_weight(ratings), self.pattern) if self.pattern else None
+        size = self._number("pattern")
+        size = PATTERN if size is None else size
+        return Pattern.of(_with_weight(ratings), size) if size else None
+
+    def _to_search(self) -> Self:
+        return replace(self, pattern="auto") if self.reg == "auto" and self.pattern is None else self
 
     def _scale(self, ratings: Ratings) -> tuple[float, float]:
         w, r = ratings.weight, ratings.value

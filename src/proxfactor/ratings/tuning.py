@@ -24,6 +24,7 @@ SEARCH: dict[str, Sequence[Any]] = {
     "unobserved": (0.003, 1.0),
     "alpha": [0.0, 1.0, 3.0, 10.0, 30.0],
     "reg": (0.3, 100.0),
+    "pattern": [0, 32],
     "rank": [16, 32, 64, 128],
 }
 """Where options are looked for, by name: a range (low, high) or a list of values. That of reg is the mean λ of all users and
