@@ -128,6 +128,17 @@ def test_sweeps_lower_the_objective_and_end_where_it_is_stationary(model):
     assert model.history_[-1]["certificate"] < 0.02
 
 
+@pytest.mark.parametrize("model", [dataclasses.replace(PLAIN, pattern=4), PLAIN, CLICKS], ids=["pattern", "ratings", "clicks"])
+def test_the_loss_of_each_sweep_is_that_of_its_factors(model):
+    seen = []
+    dataclasses.replace(model, max_iter=6, tol=0.0).fit(data := ratings(), callback=lambda row: seen.append(row))
+    for row in seen:
+        fitted = dataclasses.replace(model)
+        fitted.model_ = row["model"]()
+        value = implicit_objective(fitted, data, np.ones(len(data))) if model.implicit else explicit_objective(fitted, data)
+        assert row["loss"] == pytest.approx(value, rel=1e-4)
+
+
 def test_exact_rows_and_conjugate_gradients_reach_the_same_ratings():
     data = ratings()
     quick, slow = (ExplicitMF(rank=2, reg=2.0, steps=steps, max_iter=300, tol=1e-9).fit(data) for steps in (3, 20))

@@ -78,6 +78,15 @@ def test_the_kernel_does_what_its_torch_form_does(name, dtype):
     torch.testing.assert_close(kernel(*given), conjugated(*given), **tight)
 
 
+@pytest.mark.parametrize("name", problems())
+def test_the_gain_is_by_how_much_a_half_step_lowers_the_objective(name):
+    problem, (A, B) = problems()[name], factors()
+    memory = {}
+    new = ALS().half(problem, A, B, memory)
+    fallen = problem.value(A, B.mT) - problem.value(new, B.mT)
+    torch.testing.assert_close(memory["gain"].sum(), fallen, rtol=1e-6, atol=1e-8)
+
+
 def test_one_weight_for_all_rows_is_the_same_as_a_weight_for_each():
     X, (A, B) = cells(), factors()
     one, each = (Problem(Observed(X), "frobenius", L2Squared(lam), None) for lam in (0.3, torch.full((M, 1), 0.3)))

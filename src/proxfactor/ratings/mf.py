@@ -49,15 +49,16 @@ class Side:
     center: Tensor  # (rows or 1, k)
     gamma: Tensor | None = None  # (d, k)
 
-    def follow(self, A: Tensor) -> Tensor:
-        """The centres move to where A is; A goes through."""
-        if self.known is not None:
-            pulled = self.known * self._lam
-            G = (pulled.mT @ self.known).double()
-            G.diagonal().add_(self._lam.double().sum() / 2)
-            self.gamma = torch.linalg.solve(G, (pulled.mT @ A).double()).to(A)
-            self.center = self.known @ self.gamma
-        return A
+    def follow(self, A: Tensor) -> float | Tensor:
+        """The centres move to where A is; given back is by how much that lowers the penalty."""
+        if self.known is None:
+            return 0.0
+        before, pulled = self.penalty(A), self.known * self._lam
+        G = (pulled.mT @ self.known).double()
+        G.diagonal().add_(self._lam.double().sum() / 2)
+        self.gamma = torch.linalg.solve(G, (pulled.mT @ A).double()).to(A)
+        self.center = self.known @ self.gamma
+        return before - self.penalty(A)
 
     def penalty(self, A: Tensor) -> Tensor:
         if not isinstance(self.solver, ALS):
@@ -208,21 +209,28 @@ class Factors(Recommender):
         self, users: Side, items: Side, A: Tensor, B: Tensor, served: Callable[[Tensor, Tensor], Model], callback: Callback | None
     ) -> tuple[Tensor, Tensor]:
         """Half-steps for users and items until the objective falls by less than tol of itself, or the callback has had enough."""
-        before, most = np.inf, self._number("max_iter")
+        most, loss = self._number("max_iter"), self._loss(users, items, A, B)
         for sweep in range(1, most + 1):
-            A = users.follow(self._half(users, A, B, users.solver))
-            B = items.follow(self._half(items, B, A, items.solver))
-            loss = self._loss(users, items, A, B)
+            before = loss
+            A, gain = self._step(users, A, B)
+            B, more = self._step(items, B, A)
+            loss = self._loss(users, items, A, B) if gain is None or more is None else before - float(gain + more)
             if self._seen({"sweep": sweep, "sweeps": most, "loss": loss}, callback, partial(served, A, B)):
                 break
             if before - loss < self.tol * loss:
                 break
-            before = loss
         return A, B
 
-    def _half(self, side: Side, A: Tensor, B: Tensor, solver: Alternating) -> Tensor:
+    def _step(self, side: Side, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Better rows A, their centres moved, and by how much that lowers the objective, where the solver can tell."""
+        memory: dict[str, Tensor] = {}
+        A = self._half(side, A, B, side.solver, memory)
+        lower = side.follow(A)
+        return A, memory["gain"].double().sum() + lower if "gain" in memory else None
+
+    def _half(self, side: Side, A: Tensor, B: Tensor, solver: Alternating, memory: Any = None) -> Tensor:
         """Better rows A for the fixed B."""
-        return solver.half(*self._plain(side, A, B), {}) + side.center
+        return solver.half(*self._plain(side, A, B), {} if memory is None else memory) + side.center
 
     def _plain(self, side: Side, A: Tensor, B: Tensor) -> tuple[Problem, Tensor, Tensor]:
         """A half-step's problem, in what rows differ from their centres.

@@ -21,21 +21,23 @@ def load(dtype: torch.dtype) -> Callable:
     x = {torch.float32: "float32", torch.float64: "float64"}[dtype]
     fast = {"reassoc", "contract", "arcp", "nsz"}
     two, one = f"{x}[:,::1]", f"{x}[::1]"
-    given = f"{two}, {two}, {two}, int64, int32[::1], int32[::1], {one}, {one}, {one}, {one}, {one}"
+    given = f"{two}, {one}, {two}, {two}, int64, int32[::1], int32[::1], {one}, {one}, {one}, {one}, {one}"
     compiled = kernel(f"void({given}, int64, int64, int64)", fastmath=fast)(_rows)
 
-    def conjugated(X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor, lam: Tensor, steps: int) -> Tensor:
-        new = torch.empty_like(A)
+    def conjugated(
+        X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor, lam: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        new, gain = torch.empty_like(A), A.new_empty(len(A))
         cells = X.crow, X.col, x, e, s, lam.reshape(-1), torch.tensor([SETTLED]).to(x)
-        given = new.numpy(), A.numpy(), B.numpy(), B.data_ptr(), *(t.contiguous().numpy() for t in cells)
+        given = new.numpy(), gain.numpy(), A.numpy(), B.numpy(), B.data_ptr(), *(t.contiguous().numpy() for t in cells)
         load = X.crow.long() + A.shape[1] * torch.arange(len(A) + 1) // 8  # a row without cells is some work too
         in_threads(lambda first, last: compiled(*given, steps, first, last), len(A), len(x) * A.shape[1], load)
-        return new
+        return new, gain
 
     return conjugated
 
 
-def _rows(new, A, B, place, crow, col, t, e, s, lam, least, steps, first, last):
+def _rows(new, gain, A, B, place, crow, col, t, e, s, lam, least, steps, first, last):
     k, size = A.shape[1], A.shape[1] * A.itemsize
     zero, one = t.dtype.type(0), t.dtype.type(1)
     a, r, d, p, z = np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype), np.empty(k, A.dtype)
@@ -71,7 +73,7 @@ def _rows(new, A, B, place, crow, col, t, e, s, lam, least, steps, first, last):
             d[q] = one / d[q] if d[q] > zero else zero
             p[q] = d[q] * r[q]
             rz += r[q] * p[q]
-        settled = least[0] * rz
+        settled, lower = least[0] * rz, zero
         for _ in range(steps):
             if not rz > settled:
                 break
@@ -97,6 +99,7 @@ def _rows(new, A, B, place, crow, col, t, e, s, lam, least, steps, first, last):
             if not pz > zero:
                 break
             step, before = rz / pz, rz
+            lower += step * rz / 2
             rz = zero
             for q in range(k):
                 a[q] += step * p[q]
@@ -105,5 +108,6 @@ def _rows(new, A, B, place, crow, col, t, e, s, lam, least, steps, first, last):
                 rz += r[q] * z[q]
             for q in range(k):
                 p[q] = z[q] + rz / before * p[q]
+        gain[i] = lower
         for q in range(k):
             new[i, q] = a[q]

@@ -25,8 +25,9 @@ class ALS(Alternating):
     b0 is the weight of the cells that are not stored, e what a stored cell weighs more. ``steps`` conjugate gradients from where
     the row is, preconditioned by the diagonal of G_i + λ_i in the eigenbasis of BᵀB, where b0 BᵀB is a diagonal itself, or of
     Σ_j n_j b_j b_jᵀ, n_j the weight of column j, where b0 = 0. A step costs two products with the stored cells, whatever the
-    rank; two keep up with exact rows where b0 > 0, three where only stored cells count. ``steps=None`` solves exactly, by
-    Cholesky. (Hu, Koren and Volinsky 2008; Takács, Pilászy and Tikk 2011, of conjugate gradients.)
+    rank; two keep up with exact rows where b0 > 0, three where only stored cells count. The memory's "gain" (m,) is by how much
+    they lower each row. ``steps=None`` solves exactly, by Cholesky. (Hu, Koren and Volinsky 2008; Takács, Pilászy and Tikk 2011,
+    of conjugate gradients.)
     """
 
     steps: int | None = 3
@@ -78,11 +79,14 @@ class ALS(Alternating):
         here = X.device.type == "cpu" and X.col.dtype == torch.int32
         compiled = kernels("solvers._als_numba", A.dtype, work) if here else None
         lam = _ridge(p.prox_W, A)
-        return (compiled or conjugated)(X, x, e, (A @ V).contiguous(), (B @ V).contiguous(), s, lam, self.steps) @ V.mT
+        A, memory["gain"] = (compiled or conjugated)(X, x, e, (A @ V).contiguous(), (B @ V).contiguous(), s, lam, self.steps)
+        return A @ V.mT
 
 
-def conjugated(X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor, lam: Tensor, steps: int) -> Tensor:
-    """A (m, k) after preconditioned conjugate gradients on ½ Σ_q (s_q + λ_i) a_iq² + ½ Σ_j e_ij (a_i·b_j)² - Σ_j x_ij a_i·b_j.
+def conjugated(X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor, lam: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """A (m, k), and by how much each row (m,) is lower, after preconditioned conjugate gradients on
+
+    ½ Σ_q (s_q + λ_i) a_iq² + ½ Σ_j e_ij (a_i·b_j)² - Σ_j x_ij a_i·b_j.
 
     The rows go side by side: each product is one with the stored cells of X, whose own values do not matter. ``lam`` is (m, 1)
     or (1, 1).
@@ -97,17 +101,18 @@ def conjugated(X: Stored, x: Tensor, e: Tensor, A: Tensor, B: Tensor, s: Tensor,
     r = X.like(x) @ B - times(A)
     P = z = D * r
     rz = (r * z).sum(1, keepdim=True)
-    settled = SETTLED * rz
+    settled, gain = SETTLED * rz, torch.zeros_like(rz)
     for _ in range(steps):
         Q = times(P)
         pq = (P * Q).sum(1, keepdim=True)
         a = torch.where((pq > 0) & (rz > settled), rz / pq, 0.0)
         A = A + a * P
+        gain = gain + a * rz / 2
         r = r - a * Q
         z = D * r
         before, rz = rz, (r * z).sum(1, keepdim=True)
         P = z + torch.where(before > 0, rz / before, 0.0) * P
-    return A
+    return A, gain[:, 0]
 
 
 def _of_rows(ridge: Step | None) -> bool:
