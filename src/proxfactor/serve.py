@@ -146,7 +146,7 @@ class Model:
         width = len(self.items) if pool is None else len(pool)
 
         def ranked(part: slice) -> tuple[np.ndarray, np.ndarray]:
-            scores = self._scores(rows[part], pool)
+            scores = self.scores(rows[part], pool)
             if exclude_seen:
                 self._hide_seen(scores, rows[part], pool)
             if allowed is not None:
@@ -261,8 +261,8 @@ class Model:
         score[at] += (dots + self.c[i]).astype(np.float32)
         return score, spread
 
-    def _scores(self, rows: np.ndarray, pool: np.ndarray | None) -> np.ndarray:
-        """(b, items of the pool): c_i + x_u · y_i, what ranks; the fallback for users without data."""
+    def scores(self, rows: np.ndarray, pool: np.ndarray | None = None) -> np.ndarray:
+        """(b, items): c_i + x_u · y_i of rows (b,) and the items of a pool or all, what ranks; the fallback without data."""
         known = self._known(rows)
         if known.all():
             return self._products(rows, pool)

@@ -352,6 +352,7 @@ def similar(
 
 def predict_ratings(run: str, users: list[str] | None, items: list[str] | None, out: str | None) -> int:
     """What `predict` does with a recommender: a table of scores, a row for each user."""
+    import numpy as np
     import pyarrow as pa
 
     model = _model_of(run)
@@ -361,8 +362,8 @@ def predict_ratings(run: str, users: list[str] | None, items: list[str] | None, 
             f"the completed matrix of {len(users):,} users and {len(items):,} items is rarely what is wanted: name some with "
             f"--rows and --cols, or take the best ones of each user: proxfactor recommend {shlex.quote(run)}"
         )
-    scores = [model.predict(user, items) for user in users]
-    columns = {str(item): pa.array([row[j] for row in scores]) for j, item in enumerate(items)}
+    scores = np.stack([model.predict(user, items) for user in users], 1)
+    columns = {str(item): pa.array(row) for item, row in zip(items, scores, strict=True)}
     put_arrow(pa.table({"row": pa.array(users), **columns}), out)
     return DONE
 

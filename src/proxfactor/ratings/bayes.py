@@ -81,8 +81,9 @@ class BayesianMF(Recommender):
 
     def _fit(self, ratings: Ratings, start: Model | None, callback: Callback | None) -> Model:
         sweeps, burn_in = self._lengths()
-        cells, (mean, scale) = _weighed(ratings), _standard(ratings)
-        pattern = Pattern.of(cells, self.rank)
+        cells, (mean, scale) = ratings.weighed(), ratings.standard()
+        scale = scale or 1.0
+        pattern = Pattern.of(ratings, self.rank)
         sides = self._sides(cells, pattern, mean, scale)
         if start is not None:
             self._go_on(sides, ratings, scale)
@@ -169,7 +170,7 @@ class BayesianMF(Recommender):
 
     def _folded(self, ratings: Ratings) -> Model:
         """New users join the chain: their rows are drawn again for each draw of the items and of what governs users."""
-        m, e, r = self.model_, self.model_.extra, _weighed(ratings)
+        m, e, r = self.model_, self.model_.extra, ratings.weighed()
         scale, states = float(e["scale"][0]), len(e["P"])
         cells = Cells.of(r.user, r.item, (r.value - m.mean) / scale, r.weight, len(r.users), self.device)
         users = self._side(cells, Pattern(e["basis"], e["center"], e["width"]).known(r), Draws(self.seed), tied=False)
@@ -245,18 +246,3 @@ def _draws_of(m: Model, scale: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _flat(X: np.ndarray) -> np.ndarray:
     return X.reshape(len(X), -1)
-
-
-def _weighed(r: Ratings) -> Ratings:
-    """The cells that have weight: the others say nothing, not even of the noise."""
-    return r if r.weight is None else r.take(r.weight > 0)
-
-
-def _standard(r: Ratings) -> tuple[float, float]:
-    """Mean and standard deviation of the ratings, by weight; 1 where they are all equal."""
-    w = np.ones(len(r)) if r.weight is None else r.weight
-    if not w.sum() > 0:
-        raise ValueError("no rating has a weight above zero; there is nothing to learn from")
-    mean = float(np.average(r.value, weights=w))
-    deviation = float(np.sqrt(np.average((r.value - mean) ** 2, weights=w)))
-    return mean, deviation if deviation > 1e-12 * abs(mean) else 1.0

@@ -597,7 +597,7 @@ def evaluate(
         )
         parts.append(
             ranking_measures(
-                lambda rows: answers._scores(users[rows], None),
+                lambda rows: answers.scores(users[rows]),
                 cells,
                 tuple(v[seen[0] >= 0] for v in seen) if exclude_seen else None,
                 n=len(answers.items),

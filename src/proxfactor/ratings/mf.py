@@ -125,7 +125,7 @@ class Factors(Recommender):
         B, e = self._inside(self.model_.Y, self.model_.c, scale), self.model_.extra
         side = self._side(self._problem(ratings, mean, scale), None, B)
         if "gamma" in e:
-            known = Pattern(e["basis"], e["center"], e["width"]).known(_with_weight(ratings))
+            known = Pattern(e["basis"], e["center"], e["width"]).known(ratings)
             side.center = self._tensor(known @ e["gamma"])
         return self._outside(self._closed(side, B), 1.0 if self.implicit else scale, scale)
 
@@ -340,7 +340,7 @@ class Factors(Recommender):
         seen, center = np.zeros(len(t)), np.zeros(len(y))
         if "gamma" in self.model_.extra:
             e, there = self.model_.extra, w > 0
-            center = (Pattern(e["basis"], e["center"], e["width"]).known(_with_weight(mine)) @ e["gamma"])[user]
+            center = (Pattern(e["basis"], e["center"], e["width"]).known(mine) @ e["gamma"])[user]
             n = max(1, there.sum())
             seen = np.where(there, (e["basis"] / e["width"][1:])[mine.item] @ e["gamma"][2:] @ y / n**0.5, 0.0)
             seen += np.where(there, (center @ y - seen.sum()) / n, 0.0)
@@ -390,16 +390,14 @@ class ExplicitMF(Factors):
     def _pattern(self, ratings: Ratings) -> Pattern | None:
         size = self._number("pattern")
         size = PATTERN if size is None else size
-        return Pattern.of(_with_weight(ratings), size) if size else None
+        return Pattern.of(ratings, size) if size else None
 
     def _to_search(self) -> Self:
         return replace(self, pattern="auto") if self.reg == "auto" and self.pattern is None else self
 
     def _scale(self, ratings: Ratings) -> tuple[float, float]:
-        w, r = ratings.weight, ratings.value
-        mean = float(np.average(r, weights=w)) if self.biased else 0.0
-        scale = float(np.sqrt(np.average((r - np.average(r, weights=w)) ** 2, weights=w)))
-        return mean, scale or float(np.abs(r).max()) or 1.0
+        mean, scale = ratings.standard()
+        return mean if self.biased else 0.0, scale or float(np.abs(ratings.value).max()) or 1.0
 
     def _cells(self, ratings: Ratings, mean: float, scale: float) -> tuple[np.ndarray, np.ndarray | None, float]:
         return (ratings.value - mean) / scale, ratings.weight, 0.0
@@ -433,11 +431,6 @@ class ImplicitMF(Factors):
     def _cells(self, ratings: Ratings, mean: float, scale: float) -> tuple[np.ndarray, np.ndarray | None, float]:
         w = ratings.weight if ratings.weight is not None else 1 + self.alpha * np.abs(ratings.value) / scale
         return (ratings.value > 0).astype(np.float64), w, float(self._number("unobserved"))
-
-
-def _with_weight(ratings: Ratings) -> Ratings:
-    """The cells that say something."""
-    return ratings if ratings.weight is None else ratings.take(ratings.weight > 0)
 
 
 def _positive(given: Any) -> bool:

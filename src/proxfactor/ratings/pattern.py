@@ -33,7 +33,7 @@ class Pattern:
         """The pattern with ``rank`` vectors, or as many as there are; kept as long as the ratings are."""
         known = _KNOWN.setdefault(r, {})
         if rank not in known:
-            known[rank] = cls._of(r, rank)
+            known[rank] = cls._of(r.weighed(), rank)
         return known[rank]
 
     @classmethod
@@ -48,6 +48,7 @@ class Pattern:
 
     def known(self, r: Ratings) -> np.ndarray:
         """φ of the users of other ratings."""
+        r = r.weighed()
         return _in_deviations(_raw(r, self.basis), np.bincount(r.user, minlength=len(r.users)) > 0, self.center, self.width)[0]
 
 

@@ -82,6 +82,22 @@ class Ratings:
         """(indptr (m+1,) int64, indices (cells,) int32, values (cells,) float64): the cells by user; nothing is copied."""
         return self.indptr, self.item, self.value
 
+    def weighed(self) -> Ratings:
+        """The cells that have weight: the others say nothing."""
+        return self if self.weight is None else self.take(self.weight > 0)
+
+    def standard(self) -> tuple[float, float]:
+        """Mean and standard deviation of the ratings, by weight; a deviation of 0 where they are all equal.
+
+        Raises ValueError where no rating has a weight above zero.
+        """
+        w = np.ones(len(self)) if self.weight is None else self.weight
+        if not w.sum() > 0:
+            raise ValueError("no rating has a weight above zero; there is nothing to learn from")
+        mean = float(np.average(self.value, weights=w))
+        deviation = float(np.sqrt(np.average((self.value - mean) ** 2, weights=w)))
+        return mean, deviation if deviation > 1e-12 * abs(mean) else 0.0
+
     def take(self, cells: np.ndarray) -> Ratings:
         """Some of the cells, by a mask or by positions, in the order that they have here; the ids stay."""
         cells = np.asarray(cells)

@@ -42,12 +42,17 @@ def load(dtype: torch.dtype) -> Kernels:
         in_threads(lambda first, last: compiled(new.numpy(), *given, first, last), -(-A.shape[0] // lanes), work)
         return new.mT
 
-    def near(p: Problem, A: Tensor, B: Tensor, inner: int) -> Tensor:
-        """The same passes with the Gram matrix of each row left unmade: the row's own predictions follow each entry's step."""
-        p.read()
+    def near(p: Problem, A: Tensor, B: Tensor, inner: int) -> Tensor | None:
+        """The same passes with the Gram matrix of each row left unmade: the row's own predictions follow each entry's step.
+
+        None where a component's term is none that the kernel knows (``Prox.net``).
+        """
         X: Any = p.X
         k = A.shape[1]
         nets: list[Any] = [p.prox_W.take(slice(j, j + 1), 1).net for j in range(k)]
+        if None in nets:
+            return None
+        p.read()
         bounds = torch.tensor([net[:3] for net in nets], dtype=torch.float64).clamp(-most, most).to(dtype).mT.contiguous()
         l2 = torch.cat(torch.broadcast_tensors(*(torch.as_tensor(net[3]).to(A).reshape(-1, 1) for net in nets)), 1)
         x, e = p._data.entries(), p._excess

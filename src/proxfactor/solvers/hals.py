@@ -39,15 +39,14 @@ class HALS(Passes):
     def half(self, p: Problem, A: Tensor, B: Tensor, memory: Memory) -> Tensor:
         if self.inner is not None:
             near = self._near(p, A)
-            return super().half(p, A, B, memory) if near is None else near(p, A, B, self.inner)
+            new = near and near(p, A, B, self.inner)
+            return super().half(p, A, B, memory) if new is None else new
         return self.sized(*p.extent, A.shape[1]).half(p, A, B, memory)
 
     def _near(self, p: Problem, A: Tensor) -> Callable | None:
         """The compiled passes over the stored cells of each row, which make no Gram matrix, where they fit the problem."""
         stored = isinstance(p.X, Stored) and p.X.col.dtype == torch.int32 and p.X.device.type == "cpu"
         if p.shared or not stored or not p.loss.quadratic or p.ties or p.cols.size > 1 or p.prox_W.couples(1):
-            return None
-        if any(p.prox_W.take(slice(j, j + 1), 1).net is None for j in range(A.shape[1])):
             return None
         compiled = kernels("solvers._hals_numba", A.dtype, p.X.entries().numel() * A.shape[1] ** 2)
         return compiled and compiled.near
